@@ -1,0 +1,300 @@
+package callhook
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/callhook-go/callhook/internal/suggest"
+	"github.com/callhook-go/callhook/internal/template"
+	"github.com/tidwall/gjson"
+)
+
+// agent is a compiled [Config]: all that an event needs is worked out once.
+// It never changes, so calls and deliveries share it without a lock.
+type agent struct {
+	config    *Config
+	zone      *time.Location
+	variables []declared
+	preCall   *preCall
+	status    []*webhook
+	postCall  []*webhook
+}
+
+// webhook is a compiled [CallStatusWebhook] or [PostCallWebhook].
+type webhook struct {
+	*endpoint
+	typ         Type
+	name        string
+	lane        string
+	body        *body
+	retry       Retry // with its defaults
+	concurrency int
+	interval    time.Duration
+	ordered     bool
+	success     *Success
+	statuses    []Status
+	on          string
+}
+
+// webhook returns the webhook of a delivery, nil when the agent has it no more.
+func (a *agent) webhook(t Type, name string) *webhook {
+	all := a.status
+	if t == TypePostCall {
+		all = a.postCall
+	}
+	for _, w := range all {
+		if w.name == name && w.typ == t {
+			return w
+		}
+	}
+	return nil
+}
+
+// compile validates c and prepares it. The error is a *ConfigError.
+func compile(c *Config) (*agent, error) {
+	if c == nil {
+		return nil, &ConfigError{Faults: []Fault{{"", "the config is nil"}}}
+	}
+	k := &compiler{config: *c}
+	a := k.agent(c)
+	return a, k.err(ConfigRef{Tenant: c.TenantID, Agent: c.AgentID}.String())
+}
+
+// compiler collects faults while a config is compiled.
+type compiler struct {
+	config Config
+	names  map[string]string // of webhooks, with the place of the first
+	faults []Fault
+	paths  []string // that the webhook at hand uses
+}
+
+func (c *compiler) fault(at, format string, args ...any) {
+	c.faults = append(c.faults, Fault{at, fmt.Sprintf(format, args...)})
+}
+
+func (c *compiler) err(source string) error {
+	if len(c.faults) == 0 {
+		return nil
+	}
+	return &ConfigError{Source: source, Faults: c.faults}
+}
+
+// scope is that of the URL and headers of a webhook.
+func (c *compiler) scope(t Type) template.Scope {
+	return func(path string) (template.Getter, error) {
+		c.paths = append(c.paths, path)
+		return resolver(t)(path)
+	}
+}
+
+func (c *compiler) agent(cfg *Config) *agent {
+	a := &agent{config: cfg, zone: time.UTC}
+	if cfg.AgentID == "" {
+		c.fault("agent_id", "it is missing: write the agent's id, as the calls have it")
+	}
+	if cfg.Revision < 0 {
+		c.fault("revision", "it must not be negative")
+	}
+	if cfg.Timezone != "" {
+		loc, err := loadLocation(cfg.Timezone)
+		if err != nil {
+			c.fault("timezone", `%q is not a known time zone: write an IANA name, like "Europe/London"`, cfg.Timezone)
+		} else {
+			a.zone = loc
+		}
+	}
+	a.variables = c.variables(cfg.Variables)
+	if cfg.PreCall != nil {
+		a.preCall = c.preCall(cfg.PreCall)
+	}
+	for i := range cfg.CallStatus {
+		w, at := &cfg.CallStatus[i], fmt.Sprintf("call_status[%d]", i)
+		out := c.webhook(&w.Endpoint, &w.DeliveryOptions, TypeCallStatus, at)
+		for j, s := range w.Statuses {
+			if !s.valid() {
+				c.fault(fmt.Sprintf("%s.statuses[%d]", at, j), `%q cannot be a status: write it in lower case with _, like "transfer_started"`, s)
+			}
+		}
+		out.statuses = w.Statuses
+		a.status = append(a.status, out)
+	}
+	for i := range cfg.PostCall {
+		w, at := &cfg.PostCall[i], fmt.Sprintf("post_call[%d]", i)
+		out := c.webhook(&w.Endpoint, &w.DeliveryOptions, TypePostCall, at)
+		switch w.On {
+		case "":
+			out.on = OnEnded
+		case OnEnded, OnAnalyzed:
+			out.on = w.On
+		default:
+			c.fault(at+".on", `%q is not possible: "ended" fires when the call ends, "analyzed" when its summary is ready`, w.On)
+		}
+		a.postCall = append(a.postCall, out)
+	}
+	return a
+}
+
+func (c *compiler) webhook(e *Endpoint, o *DeliveryOptions, t Type, at string) *webhook {
+	c.paths = nil
+	w := &webhook{typ: t, endpoint: c.endpoint(e, t, at, nil, "POST", "PUT", "PATCH")}
+	w.name = w.ref.Webhook
+	w.lane = laneOf(c.config.TenantID, c.config.AgentID, w.name)
+	w.retry = c.retry(o.Retry, at+".retry")
+	w.concurrency = c.bounded(o.Concurrency, 8, 256, at+".concurrency")
+	w.ordered = o.Ordered
+	var err error
+	if w.interval, err = o.Rate.interval(); err != nil {
+		c.fault(at+".rate", "%s", err)
+	}
+	w.success = c.success(o.Success, at+".success")
+	w.body = c.payload(&o.Payload, t, at+".payload", c.bounded(o.MaxBytes, defaultMaxBytes, highestMaxBytes, at+".max_bytes"))
+	w.paths = c.paths
+	return w
+}
+
+func (c *compiler) bounded(n, def, most int, at string) int {
+	switch {
+	case n == 0:
+		return def
+	case n < 0 || n > most:
+		c.fault(at, "%d is not possible: it must be from 1 to %d", n, most)
+	}
+	return n
+}
+
+func (c *compiler) retry(r Retry, at string) Retry {
+	const day = Duration(24 * time.Hour)
+	positive := func(d *Duration, def, most Duration, at string) {
+		switch {
+		case *d == 0:
+			*d = def
+		case *d < 0 || *d > most:
+			c.fault(at, "%s is not possible: it must be more than 0 and at most %s", *d, most)
+		}
+	}
+	positive(&r.Initial, Duration(5*time.Second), day, at+".initial")
+	positive(&r.MaxInterval, max(r.Initial, Duration(3*time.Hour)), day, at+".max_interval")
+	positive(&r.MaxAge, 3*day, 3*day, at+".max_age")
+	switch {
+	case r.Multiplier == 0:
+		r.Multiplier = 3
+	case r.Multiplier < 1 || r.Multiplier > 100:
+		c.fault(at+".multiplier", "%g is not possible: it must be from 1 to 100", r.Multiplier)
+	}
+	if r.MaxAttempts < 0 {
+		c.fault(at+".max_attempts", "%d is not possible: it must be 1 or more, or left out", r.MaxAttempts)
+	}
+	if r.MaxInterval < r.Initial {
+		c.fault(at+".max_interval", "it is shorter than initial (%s)", r.Initial)
+	}
+	return r
+}
+
+func (c *compiler) success(s *Success, at string) *Success {
+	if s == nil {
+		return nil
+	}
+	for i, code := range s.Status {
+		if code < 200 || code > 599 {
+			c.fault(fmt.Sprintf("%s.status[%d]", at, i), "%d is not the status of an answer: it must be from 200 to 599", code)
+		}
+	}
+	if s.Path != "" {
+		if err := checkPath(s.Path); err != nil {
+			c.fault(at+".path", "%s", err)
+		}
+	}
+	if (s.Path == "") != (len(s.Equals) == 0) {
+		c.fault(at, `"path" and "equals" belong together: the value at path must equal equals`)
+	}
+	if s.Path == "" && len(s.Status) == 0 {
+		c.fault(at, `it says nothing: give "status", or "path" and "equals", or leave it out`)
+	}
+	return s
+}
+
+// met reports whether an answer is the success that s describes.
+func (s *Success) met(status int, reply []byte) bool {
+	if len(s.Status) == 0 && (status < 200 || status > 299) || len(s.Status) > 0 && !slices.Contains(s.Status, status) {
+		return false
+	}
+	if s.Path == "" {
+		return true
+	}
+	if !json.Valid(reply) {
+		return false
+	}
+	got := gjson.GetBytes(reply, s.Path)
+	return got.Exists() && sameJSON([]byte(got.Raw), s.Equals)
+}
+
+// sameJSON compares two values: texts by what they say, others by how they are written.
+func sameJSON(a, b []byte) bool {
+	x, y := gjson.ParseBytes(a), gjson.ParseBytes(b)
+	if x.Type == gjson.String && y.Type == gjson.String {
+		return x.Str == y.Str
+	}
+	var ca, cb bytes.Buffer
+	return json.Compact(&ca, a) == nil && json.Compact(&cb, b) == nil && bytes.Equal(ca.Bytes(), cb.Bytes())
+}
+
+// declared is a compiled [Variable].
+type declared struct {
+	Variable
+	def any // Default in its declared type; nil for none
+}
+
+var variableTypes = []string{"string", "number", "boolean", "date", "object", "array"}
+
+func (c *compiler) variables(all []Variable) (out []declared) {
+	seen := map[string]bool{}
+	for i, v := range all {
+		at := fmt.Sprintf("variables[%d]", i)
+		switch {
+		case !template.IsName(v.Name):
+			c.fault(at+".name", "%q cannot be the name of a variable: use letters, digits and _, and begin with a letter or _", v.Name)
+		case reservedVariable(v.Name):
+			c.fault(at+".name", "%s is reserved: choose another name", v.Name)
+		case seen[v.Name]:
+			c.fault(at+".name", "%s is declared twice: keep one", v.Name)
+		}
+		seen[v.Name] = true
+		if v.Type != "" && !slices.Contains(variableTypes, v.Type) {
+			c.fault(at+".type", "%q is not a type%s: use %s", v.Type, suggest.DidYouMean(v.Type, variableTypes), strings.Join(variableTypes, ", "))
+		}
+		d := declared{Variable: v}
+		if v.Default != nil {
+			value, reason := coerce(v.Default, v.Type)
+			if reason != "" {
+				c.fault(at+".default", "it is not a %s", v.Type)
+			}
+			d.def = value
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+func reservedVariable(name string) bool { return name == "call" || name == "system" }
+
+// locations caches time zones: time.LoadLocation reads a file each time.
+var locations sync.Map // of name to *time.Location
+
+func loadLocation(name string) (*time.Location, error) {
+	if loc, ok := locations.Load(name); ok {
+		return loc.(*time.Location), nil
+	}
+	if name == "Local" || len(name) > 64 {
+		return nil, fmt.Errorf("unknown time zone %q", name)
+	}
+	loc, err := time.LoadLocation(name)
+	if err == nil {
+		locations.Store(name, loc)
+	}
+	return loc, err
+}

@@ -1,0 +1,269 @@
+package callhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/callhook-go/callhook/internal/strictjson"
+)
+
+// Config is all webhooks of one agent. It is a plain struct whose JSON a person
+// can write; see the examples in examples/config.
+//
+// A Config that was given to [Static] or to a [ConfigSource] must not be changed
+// any more.
+type Config struct {
+	// TenantID is the customer that the agent belongs to; empty in a
+	// single-tenant runtime. It must equal the calls' tenant_id.
+	TenantID string `json:"tenant_id,omitempty"`
+	// AgentID is the agent, as in the calls' agent_id.
+	AgentID string `json:"agent_id"`
+	// Revision is the number that publishing gave this config; zero for one that
+	// is not published.
+	Revision int `json:"revision,omitempty"`
+	// Timezone is the IANA zone of the date filter where a call has none. Empty
+	// means UTC.
+	Timezone string `json:"timezone,omitempty"`
+	// Variables declares the conversation's variables. Others may be used too;
+	// declaring one gives it a default, a type and protection.
+	Variables []Variable `json:"variables,omitempty"`
+	// PreCall is the lookup before the agent speaks.
+	PreCall *PreCallWebhook `json:"pre_call,omitempty"`
+	// CallStatus are told when a call's status changes.
+	CallStatus []CallStatusWebhook `json:"call_status,omitempty"`
+	// PostCall get the call's data after it ended.
+	PostCall []PostCallWebhook `json:"post_call,omitempty"`
+}
+
+// Variable declares a variable of the conversation.
+type Variable struct {
+	// Name is [A-Za-z_][A-Za-z0-9_]*; call and system are reserved.
+	Name string `json:"name"`
+	// Description says what it is, for people and for the model.
+	Description string `json:"description,omitempty"`
+	// Type is string, number, boolean, date, object or array. A reply's value of
+	// another type is converted if nothing is lost by it ("42" for a number) and
+	// dropped otherwise. Empty means any.
+	Type string `json:"type,omitempty"`
+	// Default is its value where neither the call nor the reply gives one.
+	Default any `json:"default,omitempty"`
+	// Locked keeps a reply from changing it.
+	Locked bool `json:"locked,omitempty"`
+	// Secret keeps it out of [PreCallResult.Variables] and so out of prompts and
+	// payloads: it arrives in [PreCallResult.Secrets].
+	Secret bool `json:"secret,omitempty"`
+}
+
+// maxConfigBytes bounds what ParseConfig reads.
+const maxConfigBytes = 1 << 20
+
+// ParseConfig reads a config from JSON. It refuses what it does not know, and
+// reports every fault at once in a [*ConfigError]. It does not call
+// [Config.Validate]: a draft may be incomplete.
+func ParseConfig(data []byte) (*Config, error) {
+	if len(data) > maxConfigBytes {
+		return nil, &ConfigError{Faults: []Fault{{"", fmt.Sprintf("the config has %d bytes; at most %d are read", len(data), maxConfigBytes)}}}
+	}
+	c := new(Config)
+	if faults := strictjson.Decode(data, c); len(faults) > 0 {
+		e := new(ConfigError)
+		for _, f := range faults {
+			e.Faults = append(e.Faults, Fault{f.Path, f.Problem})
+		}
+		return nil, e
+	}
+	return c, nil
+}
+
+// LoadConfig reads a config from a file, as [ParseConfig] does.
+func LoadConfig(file string) (*Config, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("callhook: config: %w", err)
+	}
+	return parseFile(file, data)
+}
+
+// LoadConfigFS reads the configs in the files of fsys that match any of the
+// patterns (see [fs.Glob]), in the order of the patterns and then of the names.
+// A pattern that matches nothing is an error.
+func LoadConfigFS(fsys fs.FS, patterns ...string) ([]*Config, error) {
+	var configs []*Config
+	var faults []error
+	for _, pattern := range patterns {
+		files, err := fs.Glob(fsys, pattern)
+		if err == nil && len(files) == 0 {
+			err = fs.ErrNotExist
+		}
+		if err != nil {
+			return nil, fmt.Errorf("callhook: config: %s: %w", pattern, err)
+		}
+		for _, file := range files {
+			data, err := fs.ReadFile(fsys, file)
+			if err != nil {
+				return nil, fmt.Errorf("callhook: config: %w", err)
+			}
+			c, err := parseFile(file, data)
+			if err != nil {
+				faults = append(faults, err)
+				continue
+			}
+			configs = append(configs, c)
+		}
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return configs, nil
+}
+
+func parseFile(file string, data []byte) (*Config, error) {
+	c, err := ParseConfig(data)
+	var ce *ConfigError
+	if errors.As(err, &ce) {
+		ce.Source = file
+	}
+	return c, err
+}
+
+// Fault is one thing that is wrong with a config, or that Lint warns of.
+type Fault struct {
+	// Path is where, like "post_call[1].url"; empty for the whole config.
+	Path string `json:"path"`
+	// Message says what is wrong and what would be right.
+	Message string `json:"message"`
+}
+
+func (f Fault) String() string {
+	if f.Path == "" {
+		return f.Message
+	}
+	return f.Path + ": " + f.Message
+}
+
+// ConfigError is the error of a config that cannot be used. It holds every fault,
+// not the first.
+type ConfigError struct {
+	// Source says which config, like a file or "agent reception"; may be empty.
+	Source string
+	Faults []Fault
+}
+
+func (e *ConfigError) Error() string {
+	var b strings.Builder
+	b.WriteString("callhook: config")
+	if e.Source != "" {
+		b.WriteString(" " + e.Source)
+	}
+	if len(e.Faults) == 1 {
+		return b.String() + ": " + e.Faults[0].String()
+	}
+	fmt.Fprintf(&b, ": %d faults:", len(e.Faults))
+	for _, f := range e.Faults {
+		b.WriteString("\n\t" + f.String())
+	}
+	return b.String()
+}
+
+// Validate returns a [*ConfigError] with every fault of the config, or nil. What
+// only the runtime can know, like whether a secret exists, [Hooks.Check] tells.
+func (c *Config) Validate() error {
+	_, err := compile(c)
+	return err
+}
+
+// ErrNoConfig says that an agent has no config in production, and so no webhooks.
+var ErrNoConfig = errors.New("callhook: the agent has no config in production")
+
+// ConfigSource is where [Hooks] finds the config of an agent. Its methods are
+// called often, by many goroutines at once, so it answers from memory.
+type ConfigSource interface {
+	// Config returns the config in production, or the revision asked for when
+	// ref.Revision is not zero; a revision that it does not keep may be answered
+	// with the one in production. A config that was returned must not be changed;
+	// returning the same pointer again costs nothing. The error for an agent
+	// without one is [ErrNoConfig]. On another error Hooks goes on with the last
+	// config that it got.
+	Config(ctx context.Context, ref ConfigRef) (*Config, error)
+}
+
+// ConfigRef names a config.
+type ConfigRef struct {
+	Tenant, Agent string
+	Revision      int // zero: the one in production
+}
+
+// Static returns a source that has these configs in production for ever. [New]
+// validates them.
+func Static(configs ...*Config) ConfigSource {
+	s := make(static, len(configs))
+	for _, c := range configs {
+		key := ConfigRef{Tenant: c.TenantID, Agent: c.AgentID}
+		s[key] = append(s[key], c)
+	}
+	return s
+}
+
+// static holds more than one config for an agent only until New refuses it.
+type static map[ConfigRef][]*Config
+
+func (s static) Config(_ context.Context, ref ConfigRef) (*Config, error) {
+	ref.Revision = 0
+	if all := s[ref]; len(all) > 0 {
+		return all[0], nil
+	}
+	return nil, ErrNoConfig
+}
+
+// validate returns the errors of all configs.
+func (s static) validate() error {
+	var all []error
+	for ref, configs := range s {
+		if len(configs) > 1 {
+			all = append(all, &ConfigError{Source: ref.String(), Faults: []Fault{{"agent_id",
+				fmt.Sprintf("%d configs are for this agent: keep one", len(configs))}}})
+		}
+		for _, c := range configs {
+			if err := c.Validate(); err != nil {
+				all = append(all, err)
+			}
+		}
+	}
+	return errors.Join(all...)
+}
+
+func (r ConfigRef) String() string {
+	s := "agent " + r.Agent
+	if r.Tenant != "" {
+		s = "tenant " + r.Tenant + " " + s
+	}
+	return s
+}
+
+// UnmarshalJSON accepts a path, or an object with path, as and default.
+func (f *PayloadField) UnmarshalJSON(data []byte) error {
+	if err := json.Unmarshal(data, &f.Path); err == nil {
+		return nil
+	}
+	type plain PayloadField
+	p := plain{}
+	if faults := strictjson.Decode(data, &p); len(faults) > 0 {
+		return fmt.Errorf(`it must be a path in quotes, or {"path": …, "as": …, "default": …}: %s: %s`, faults[0].Path, faults[0].Problem)
+	}
+	*f = PayloadField(p)
+	return nil
+}
+
+// MarshalJSON writes a path alone where nothing else is set.
+func (f PayloadField) MarshalJSON() ([]byte, error) {
+	if f.As == "" && f.Default == nil {
+		return json.Marshal(f.Path)
+	}
+	type plain PayloadField
+	return json.Marshal(plain(f))
+}

@@ -1,0 +1,370 @@
+package callhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/callhook-go/callhook/internal/egress"
+)
+
+// Options are what [New] makes Hooks of. Only Configs is needed.
+type Options struct {
+	// Configs is where the agents' configs come from. See [Static].
+	Configs ConfigSource
+	// Queue stores deliveries until they have arrived. Nil means one in memory
+	// (see [NewMemoryQueue]), which a crash empties. Hooks does not close a queue
+	// that it is given.
+	Queue Queue
+	// Secrets resolves ${NAME} references. Nil means that there are none, and a
+	// config that refers to one is refused. Single-tenant hosts take [EnvSecrets].
+	Secrets SecretFunc
+	// AllowNets are private networks that webhooks may be sent to. Without it
+	// only public addresses are dialled, and that is checked on the address
+	// itself, after the name was resolved.
+	AllowNets []netip.Prefix
+	// Dial makes the connections instead of callhook's own dialler, and with it
+	// replaces the guard of AllowNets: for tests and tunnels. Nil means the
+	// guarded dialler.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Logger gets dead letters and what needs somebody's attention (Warn), faults
+	// of the host's own functions (Error) and attempts (Debug). No secret, body,
+	// query string or phone number is logged. Nil means silence.
+	Logger *slog.Logger
+	// Trace is called as things happen. Nil means not.
+	Trace *Trace
+}
+
+// Hooks sends an agent runtime's webhooks. Its methods are safe for concurrent
+// use. Make one with [New] for the whole process.
+type Hooks struct {
+	agents  agents
+	queue   Queue
+	owned   bool // the queue is ours
+	secrets SecretFunc
+	client  *egress.Client
+	lanes   lanes
+	log     *slog.Logger
+	trace   Trace
+	stats   stats
+	closed  atomic.Bool
+	running atomic.Bool
+}
+
+// The errors of the verbs.
+var (
+	// ErrInvalidCall says that a call lacks what a verb needs.
+	ErrInvalidCall = errors.New("callhook: invalid call")
+	// ErrClosed says that Hooks was closed.
+	ErrClosed = errors.New("callhook: Hooks is closed")
+	// ErrNotOrdered says that a webhook is "ordered" and the queue cannot keep order.
+	ErrNotOrdered = errors.New(`callhook: the queue cannot keep the order that "ordered" asks for`)
+)
+
+// New returns Hooks. It does no I/O and starts no goroutine. The error tells
+// every fault of every config given to [Static].
+func New(o Options) (*Hooks, error) {
+	if o.Configs == nil {
+		return nil, errors.New("callhook: Options.Configs is nil: give it the agents' configs, like callhook.Static(config)")
+	}
+	h := &Hooks{
+		agents:  agents{source: o.Configs, compiled: map[ConfigRef]*agent{}},
+		queue:   o.Queue,
+		secrets: o.Secrets,
+		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial}),
+		log:     o.Logger,
+	}
+	if h.queue == nil {
+		h.queue, h.owned = NewMemoryQueue(nil), true
+	}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if o.Trace != nil {
+		h.trace = *o.Trace
+	}
+	h.agents.log = h.log
+	h.lanes.queue, h.lanes.log = h.queue, h.log
+	if s, ok := o.Configs.(static); ok {
+		if err := h.validate(s); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
+}
+
+func (h *Hooks) validate(s static) error {
+	errs := []error{s.validate()}
+	for _, configs := range s {
+		for _, c := range configs {
+			if a, err := compile(c); err == nil {
+				errs = append(errs, h.accepts(a))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// accepts returns an error when a valid config asks for what these Hooks cannot do.
+func (h *Hooks) accepts(a *agent) error {
+	e := &ConfigError{Source: ConfigRef{Tenant: a.config.TenantID, Agent: a.config.AgentID}.String()}
+	each := func(p *endpoint, at string, ordered bool) {
+		if len(p.refs) > 0 && h.secrets == nil {
+			e.Faults = append(e.Faults, Fault{at, fmt.Sprintf("it refers to the secret ${%s}, and Options.Secrets is nil: there are no secrets", p.refs[0])})
+		}
+		if ordered && !h.queue.Limits().Ordered {
+			e.Faults = append(e.Faults, Fault{at + ".ordered", "the queue cannot keep this order: leave it out, or use another queue"})
+		}
+	}
+	if a.preCall != nil {
+		each(a.preCall.endpoint, "pre_call", false)
+	}
+	for i, w := range a.status {
+		each(w.endpoint, fmt.Sprintf("call_status[%d]", i), w.ordered)
+	}
+	for i, w := range a.postCall {
+		each(w.endpoint, fmt.Sprintf("post_call[%d]", i), w.ordered)
+	}
+	if len(e.Faults) > 0 {
+		return e
+	}
+	return nil
+}
+
+// Check tells whether calls can use a config with these Hooks: [Config.Validate],
+// and in addition that every secret that it refers to can be resolved and that
+// the queue can do what it asks for. It sends nothing. The error is a
+// [*ConfigError] with every fault.
+func (h *Hooks) Check(ctx context.Context, c *Config) error {
+	a, err := compile(c)
+	if err != nil {
+		return err
+	}
+	if err := h.accepts(a); err != nil {
+		return err
+	}
+	e := &ConfigError{Source: ConfigRef{Tenant: c.TenantID, Agent: c.AgentID}.String()}
+	each := func(p *endpoint, at string) {
+		secrets, err := p.resolve(ctx, h.secrets)
+		if err == nil {
+			_, err = p.signing(secrets)
+		}
+		if err != nil {
+			e.Faults = append(e.Faults, Fault{at, err.Error()})
+		}
+	}
+	if a.preCall != nil {
+		each(a.preCall.endpoint, "pre_call")
+	}
+	for i, w := range a.status {
+		each(w.endpoint, fmt.Sprintf("call_status[%d]", i))
+	}
+	for i, w := range a.postCall {
+		each(w.endpoint, fmt.Sprintf("post_call[%d]", i))
+	}
+	if len(e.Faults) > 0 {
+		return e
+	}
+	return nil
+}
+
+// storeTimeout bounds how long an event may take to be stored.
+const storeTimeout = 5 * time.Second
+
+// CallStatus tells the agent's call-status webhooks that the call's status
+// changed. It returns as soon as the event is stored, and does not wait for the
+// webhooks. nil means that it is as durable as the queue promises, and is
+// delivered at least once.
+//
+// The call needs ID, AgentID, Status, and Sequence or StatusAt, which tell two
+// changes apart. Raising the same event again does nothing, so on an error call
+// it again with the same call. The end of ctx is ignored, since a call's context
+// ends with the call; storing has its own bound of 5s.
+//
+// Errors: [ErrInvalidCall], [ErrClosed], [ErrNotOrdered], those of the config
+// source and those of the queue, like [ErrQueueFull]. A payload that cannot be
+// built is none: it becomes a dead letter and does not stop other webhooks.
+func (h *Hooks) CallStatus(ctx context.Context, call *Call) error {
+	if err := call.check("CallStatus"); err != nil {
+		return err
+	}
+	switch {
+	case !call.Status.valid():
+		return fmt.Errorf(`%w: call.status is %q: it must be lower_snake, like "transfer_started"`, ErrInvalidCall, call.Status)
+	case call.Sequence <= 0 && call.StatusAt.IsZero():
+		return fmt.Errorf("%w: call.sequence and call.status_at are empty: CallStatus needs one of them to tell this change from another to the same status", ErrInvalidCall)
+	}
+	key := "sequence:" + strconv.FormatInt(call.Sequence, 10)
+	if call.Sequence <= 0 {
+		key = "status:" + string(call.Status) + ":" + call.StatusAt.UTC().Format(time.RFC3339Nano)
+	}
+	at := call.StatusAt
+	if at.IsZero() {
+		at = time.Now()
+	}
+	return h.raise(ctx, call, func(a *agent) (ds []*Delivery) {
+		for _, w := range a.status {
+			if len(w.statuses) == 0 || slices.Contains(w.statuses, call.Status) {
+				ds = append(ds, h.delivery(a, w, call, EventStatus, at, key))
+			}
+		}
+		return ds
+	})
+}
+
+// PostCall sends the call's data to the agent's post-call webhooks: call.ended to
+// those with "on": "ended", and once the call's AnalyzedAt is set call.analyzed
+// to those with "on": "analyzed". So call it when the call has ended, and again
+// with the same call when it was analyzed; each webhook gets its event once.
+//
+// The call needs ID, AgentID and EndedAt. Everything else is as with
+// [Hooks.CallStatus].
+func (h *Hooks) PostCall(ctx context.Context, call *Call) error {
+	if err := call.check("PostCall"); err != nil {
+		return err
+	}
+	if call.EndedAt.IsZero() {
+		return fmt.Errorf("%w: call.ended_at is empty: set it before PostCall", ErrInvalidCall)
+	}
+	return h.raise(ctx, call, func(a *agent) (ds []*Delivery) {
+		for _, w := range a.postCall {
+			switch {
+			case w.on == OnEnded:
+				ds = append(ds, h.delivery(a, w, call, EventEnded, call.EndedAt, OnEnded))
+			case !call.AnalyzedAt.IsZero():
+				ds = append(ds, h.delivery(a, w, call, EventAnalyzed, call.AnalyzedAt, OnAnalyzed))
+			}
+		}
+		return ds
+	})
+}
+
+// raise builds an event's deliveries and stores them together.
+func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Delivery) error {
+	if h.closed.Load() {
+		return ErrClosed
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	a, err := h.agents.find(ctx, ConfigRef{call.TenantID, call.AgentID, call.ConfigRevision})
+	if errors.Is(err, ErrNoConfig) {
+		h.stats.skip(ReasonNoConfig)
+		return nil // agents need not have webhooks
+	}
+	if err != nil {
+		return err
+	}
+	ds := build(a)
+	if len(ds) == 0 {
+		h.stats.skip(ReasonNoWebhook)
+		return nil
+	}
+	if !h.queue.Limits().Ordered && slices.ContainsFunc(ds, func(d *Delivery) bool { return d.Ordered }) {
+		return ErrNotOrdered
+	}
+	if err := h.queue.Enqueue(ctx, ds...); err != nil {
+		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call.ID, err)
+	}
+	if h.trace.Enqueued != nil {
+		for _, d := range ds {
+			h.trace.Enqueued(ctx, d.ID)
+		}
+	}
+	return nil
+}
+
+// Run delivers what is in the queue until ctx ends; then it finishes the attempts
+// under way and returns nil. Its error is the queue's. A process that only raises
+// events leaves it out. One Run at a time; it may be called again.
+func (h *Hooks) Run(ctx context.Context) error {
+	if h.closed.Load() {
+		return ErrClosed
+	}
+	if !h.running.CompareAndSwap(false, true) {
+		return errors.New("callhook: Run is under way already")
+	}
+	defer h.running.Store(false)
+	h.lanes.start(ctx)
+	defer h.lanes.end()
+	// What an earlier process parked has nobody who would release it.
+	if err := h.queue.Release(ctx, "", math.MaxInt32); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("callhook: run: %w", err)
+	}
+	if err := h.queue.Consume(ctx, h.handle); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("callhook: run: %w", err)
+	}
+	return nil
+}
+
+// Close closes idle connections, and the queue if New made it. End Run before, by
+// its ctx. Close may be called again. After it PreCall falls back to defaults and
+// the other verbs return [ErrClosed].
+func (h *Hooks) Close() error {
+	if h.closed.Swap(true) {
+		return nil
+	}
+	h.client.CloseIdle()
+	if h.owned {
+		return h.queue.Close()
+	}
+	return nil
+}
+
+// agents finds the compiled config of an agent.
+type agents struct {
+	source ConfigSource
+	log    *slog.Logger
+
+	mu       sync.RWMutex
+	compiled map[ConfigRef]*agent // the last good ones
+}
+
+// maxAgents bounds what is kept; over it everything is compiled anew.
+const maxAgents = 100_000
+
+// find returns the agent's config, compiled. When the source fails, or gives a
+// config that is not valid, the last good one serves.
+func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
+	cfg, err := s.source.Config(ctx, ref)
+	s.mu.RLock()
+	known := s.compiled[ref]
+	s.mu.RUnlock()
+	if errors.Is(err, ErrNoConfig) {
+		if known != nil {
+			s.mu.Lock()
+			delete(s.compiled, ref)
+			s.mu.Unlock()
+		}
+		return nil, fmt.Errorf("%w (%s)", ErrNoConfig, ref)
+	}
+	if err == nil && known != nil && known.config == cfg {
+		return known, nil
+	}
+	var fresh *agent
+	if err == nil {
+		fresh, err = compile(cfg)
+	}
+	if err != nil {
+		if known != nil {
+			s.log.Warn("callhook: the config cannot be used; the last good one serves", "config", ref.String(), "error", err)
+			return known, nil
+		}
+		return nil, fmt.Errorf("callhook: config of %s: %w", ref, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.compiled) >= maxAgents {
+		clear(s.compiled)
+	}
+	s.compiled[ref] = fresh
+	return fresh, nil
+}

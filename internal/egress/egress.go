@@ -1,0 +1,349 @@
+// Package egress is the only place in callhook that opens a connection.
+//
+// URLs are typed in by strangers, and the machine that calls them sits in somebody's network. So every connection is judged
+// by the address that is really dialled, after DNS; redirects are handed back and never followed; there is no proxy, no
+// cookie and no setting taken from the environment; and whatever an endpoint sends, one exchange costs a bounded amount of
+// memory and ends when its context does.
+//
+// A [Client] makes exactly one exchange per call of [Client.Do]. What an answer means, and whether to try again, is decided
+// elsewhere; [IsConnectError] and [Describe] are what it is decided and logged with.
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"code.dny.dev/ssrf"
+)
+
+const (
+	// connectTimeout bounds DNS, TCP and TLS together. It is a backstop for exchanges without a deadline of their own: see
+	// exchange.
+	connectTimeout = 15 * time.Second
+
+	maxHeaderBytes = 64 << 10 // of all response headers of one exchange together, 1xx answers included
+	idleTimeout    = 90 * time.Second
+	pingTimeout    = 15 * time.Second // twice this finds a pooled HTTP/2 connection that died silently
+
+	// An HTTP/2 endpoint may send this much before anybody reads; the defaults are 4 MiB and 1 GiB.
+	streamWindow = 64 << 10
+	connWindow   = 1 << 20
+
+	drainBytes = 64 << 10
+	drainTime  = 200 * time.Millisecond
+)
+
+// Options says what a [Client] may reach. The zero value reaches the public internet and nothing else.
+type Options struct {
+	// AllowNets are networks that may be dialled besides the public internet, such as 10.1.0.0/16 or fd00::/8; an IPv4 network
+	// may be written in its IPv6 form. An address in none of them is judged as if the list were empty. Allowing 64:ff9b::/96,
+	// as a network that has only NAT64 needs, opens whatever its gateway translates, private IPv4 addresses included.
+	AllowNets []netip.Prefix
+
+	// Dial replaces the dialler and with it the address guard, for tests and tunnels: AllowNets and Resolver are then unused.
+	// TLS is still done by the Client, on the connection that Dial returns. It has to return when ctx ends: a Dial that
+	// does not cannot keep Do waiting, but keeps its goroutine. Nil means a guarded [net.Dialer].
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Resolver looks names up. Nil means the system's.
+	Resolver *net.Resolver
+
+	// RootCAs are the authorities that endpoints' certificates are checked against. Nil means the system's.
+	RootCAs *x509.CertPool
+}
+
+// Client makes HTTP exchanges and keeps the connections for the next. It is safe for concurrent use.
+type Client struct {
+	transport *http.Transport
+	resolver  *net.Resolver
+	custom    func(ctx context.Context, network, addr string) (net.Conn, error) // Options.Dial
+	guard     *ssrf.Guardian
+	tls       *tls.Config
+}
+
+// New returns a Client. It opens nothing and starts no goroutine. What an exchange starts ends with it, except for connections
+// kept for the next (until they were idle for 90 s, or [Client.CloseIdle]), dials that may still be of use to others (see
+// exchange: 15 s at most) and a question that a name server does not answer (5 s, unless resolv.conf says otherwise).
+func New(o Options) *Client {
+	c := &Client{
+		resolver: o.Resolver,
+		custom:   o.Dial,
+		guard:    newGuard(o.AllowNets),
+		tls:      &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
+	}
+	c.transport = &http.Transport{
+		Proxy: nil, // a proxy would be the only address that the guard sees
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return c.connect(ctx, network, addr, false)
+		},
+		// The handshake is done here and not by Transport, which would let it run on after the request that wanted it failed.
+		// For the same reason an httptrace.ClientTrace sees TLSHandshakeStart and TLSHandshakeDone only after it.
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return c.connect(ctx, network, addr, true)
+		},
+		ForceAttemptHTTP2:      true, // off by default for whoever brings a dialler
+		MaxIdleConns:           1024,
+		MaxIdleConnsPerHost:    256, // many lanes send to one host: the default of 2 would dial for nearly every request
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connWindow,
+			SendPingTimeout:               pingTimeout,
+			PingTimeout:                   pingTimeout,
+			WriteByteTimeout:              pingTimeout,
+		},
+	}
+	return c
+}
+
+var errUpgrade = errors.New("the endpoint switched protocols unasked")
+
+// Do makes one HTTP exchange. Redirects are returned like any answer. The caller finishes with the response by [Drain] or
+// by closing its Body.
+//
+// The request's context is the one total deadline: it ends DNS, connecting, TLS, waiting for the headers and reading the
+// body. An exchange that ran out of it fails with an error for which errors.Is(err, context.DeadlineExceeded) holds, or with
+// the context's cause if it has one. Other errors: a [*BlockedError] for an address that is forbidden, and whatever net and
+// net/http report; [Describe] makes them fit for a log.
+//
+// Do sends again only where net/http does, on another connection: when an HTTP/2 endpoint says that it has not processed the
+// request, and when a pooled connection turns out to be dead. Then, if nothing had been written, it takes an empty body or GetBody
+// (which [http.NewRequest] sets for the readers of bytes and strings), and otherwise also that the request is a GET, HEAD, OPTIONS
+// or TRACE or has an Idempotency-Key header; an empty one (req.Header["Idempotency-Key"] = nil) says so without being sent.
+func (c *Client) Do(req *http.Request) (*http.Response, error) {
+	ex := &exchange{Context: req.Context()}
+	resp, err := c.transport.RoundTrip(req.WithContext(ex))
+	if err != nil {
+		ex.fail()
+		return nil, err
+	}
+	resp.Request = req
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// The body is now the bare connection, whose reads end with no context. Nobody here asks for an upgrade.
+		resp.Body.Close()
+		return nil, errUpgrade
+	}
+	return resp, nil
+}
+
+// CloseIdle closes the connections that are not in use and ends dials that nobody waits for. The Client stays usable.
+func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
+
+// CheckHost returns a [*BlockedError] if host is a literal IP address that Do would refuse to dial, and nil for every name,
+// about which nothing is known before it is resolved. An address may stand in brackets, have a zone, and end in a dot, but
+// have no port. With [Options].Dial there is no guard and the answer is always nil.
+func (c *Client) CheckHost(host string) error {
+	addr, ok := literal(host)
+	if !ok || c.custom != nil {
+		return nil
+	}
+	return c.check("tcp4", netip.AddrPortFrom(addr, 0), true)
+}
+
+// BlockedError says that an address is neither on the public internet nor in [Options].AllowNets. No byte was sent to it.
+type BlockedError struct {
+	Addr string // the IP address, without a port
+	// Literal: the URL itself has the address as its host, so that no retry can help. Otherwise a name resolved to it, which
+	// may change.
+	Literal bool
+}
+
+func (e *BlockedError) Error() string { return "address " + e.Addr + " is blocked" }
+
+func newGuard(allow []netip.Prefix) *ssrf.Guardian {
+	var v4, v6 []netip.Prefix
+	for _, p := range allow {
+		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96) // as the addresses that are compared with it
+		}
+		if p.Addr().Is4() {
+			v4 = append(v4, p)
+		} else {
+			v6 = append(v6, p)
+		}
+	}
+	return ssrf.New(
+		// Automation tools listen where they like (n8n on 5678, Node-RED on 1880), and on a public address the port tells
+		// nothing about whom it belongs to. The guard of this package is the address.
+		ssrf.WithAnyPort(),
+		ssrf.WithAllowedV4Prefixes(v4...),
+		ssrf.WithAllowedV6Prefixes(v6...),
+	)
+}
+
+// check judges one address. An IPv4 address is judged as such in whatever form it comes, and without its zone, because no
+// prefix ever contains an address that has one.
+func (c *Client) check(network string, ap netip.AddrPort, literal bool) error {
+	addr := ap.Addr().Unmap()
+	if c.guard.Safe(network, netip.AddrPortFrom(addr.WithZone(""), ap.Port()).String(), nil) == nil {
+		return nil
+	}
+	return &BlockedError{Addr: addr.String(), Literal: literal}
+}
+
+func literal(host string) (netip.Addr, bool) {
+	host = strings.TrimSuffix(host, ".")
+	if n := len(host); n >= 2 && host[0] == '[' && host[n-1] == ']' {
+		host = host[1 : n-1]
+	}
+	addr, err := netip.ParseAddr(strings.TrimSuffix(host, "."))
+	return addr, err == nil
+}
+
+// exchange is one call of Do as the dials that it starts see it.
+//
+// Transport cuts a dial loose from the request that wanted it, since a later request can use the connection. That is right
+// when the request succeeded on another connection meanwhile, and wrong when it failed: an endpoint that swallows packets
+// would collect a dialling goroutine per attempt. So a dial ends at once when its exchange fails, and in any case at the
+// exchange's deadline, at most connectTimeout after it began. Knowing the deadline also lets net.Dialer share it among the
+// addresses of a name, instead of spending all of it on the first.
+type exchange struct {
+	context.Context // the request's
+
+	mu     sync.Mutex
+	failed bool
+	dials  []context.CancelFunc
+}
+
+type exchangeKey struct{}
+
+// Value makes the exchange travel with the values of its context, which is all that Transport hands to a dial.
+func (e *exchange) Value(key any) any {
+	if _, ok := key.(exchangeKey); ok {
+		return e
+	}
+	return e.Context.Value(key)
+}
+
+func (e *exchange) fail() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failed = true
+	for _, cancel := range e.dials {
+		cancel()
+	}
+}
+
+// dialContext gives the dial that ctx comes from its end.
+func dialContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline := time.Now().Add(connectTimeout)
+	e := ctx.Value(exchangeKey{}).(*exchange) // there is one: only Do uses the transport
+	if d, ok := e.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.failed {
+		cancel()
+	}
+	e.dials = append(e.dials, cancel)
+	return ctx, cancel
+}
+
+// connect dials addr and, where secure, does the TLS handshake.
+func (c *Client) connect(ctx context.Context, network, addr string, secure bool) (net.Conn, error) {
+	ctx, cancel := dialContext(ctx)
+	defer cancel()
+	host, _, _ := net.SplitHostPort(addr)
+	conn, err := c.dial(ctx, network, addr, host)
+	if err == nil && secure {
+		cfg := c.tls.Clone()
+		cfg.ServerName = host
+		tc := tls.Client(conn, cfg)
+		if err = tc.HandshakeContext(ctx); err != nil {
+			conn.Close()
+		}
+		conn = tc // as *tls.Conn: Transport asks it for the negotiated protocol
+	}
+	if err == nil {
+		return conn, nil
+	}
+	// A dial that runs out of time says so in three ways, depending on which timer was first.
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		err = context.DeadlineExceeded
+	}
+	return nil, &connectError{err}
+}
+
+func (c *Client) dial(ctx context.Context, network, addr, host string) (net.Conn, error) {
+	if c.custom != nil {
+		conn, err := c.custom(ctx, network, addr)
+		if conn == nil && err == nil {
+			err = errors.New("Options.Dial returned no connection")
+		}
+		return conn, err
+	}
+	_, lit := literal(host)
+	d := net.Dialer{Resolver: c.resolver}
+	// Called with each address that DNS gave, when its socket exists and before it connects: nothing changes in between.
+	d.Control = func(network, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return &BlockedError{Addr: address, Literal: lit}
+		}
+		return c.check(network, ap, lit)
+	}
+	return d.DialContext(ctx, network, addr)
+}
+
+// connectError marks an error as having happened before a request could be sent.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string { return e.err.Error() }
+func (e *connectError) Unwrap() error { return e.err }
+
+// ReadBody reads the body of resp up to limit bytes, counted after decompression, and says whether there was more. What was
+// read before an error is returned with it. The body is not closed: see [Drain]. Memory grows with what really arrives, up to
+// limit and one byte, whatever Content-Length says. A limit below zero means zero.
+func ReadBody(resp *http.Response, limit int64) (body []byte, truncated bool, err error) {
+	limit = max(limit, 0)
+	size := int64(512)
+	if resp.ContentLength >= 0 {
+		size = min(resp.ContentLength, 4<<10) + 1 // one more, so that the end is seen without growing
+	}
+	most := limit
+	if most+1 > most { // the byte that shows that there is more
+		most++
+	}
+	buf := make([]byte, 0, min(size, most))
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(make([]byte, 0, min(2*int64(cap(buf)), most)), buf...)
+		}
+		n, err := resp.Body.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		switch {
+		case int64(len(buf)) > limit:
+			return buf[:limit], true, nil
+		case err == io.EOF:
+			return buf, false, nil
+		case err != nil:
+			return buf, false, err
+		}
+	}
+}
+
+// Drain finishes with resp: what little is left of its body is read, so that the connection can be used again, and the body is
+// closed, which closes the connection if more than 64 KiB are left or they do not come within 200 ms (or the request's
+// context). After [ReadBody] reached the end it costs next to nothing.
+func Drain(resp *http.Response) {
+	// An HTTP/2 connection outlives a stream that is cut off; one that the endpoint is about to close is not worth reading.
+	if resp.ProtoMajor == 1 && !resp.Close && resp.ContentLength <= drainBytes {
+		stalled := time.AfterFunc(drainTime, func() { resp.Body.Close() })
+		io.CopyN(io.Discard, resp.Body, drainBytes)
+		stalled.Stop()
+	}
+	resp.Body.Close()
+}

@@ -1,0 +1,76 @@
+package callhook
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// Preview is the request that a webhook would send.
+type Preview struct {
+	Method string
+	URL    string
+	Header http.Header
+	Body   []byte
+}
+
+// Preview returns the request that the webhook of this name would send for the
+// call, with secrets shown as "***". It sends nothing. For a post-call webhook
+// the event is the one that it waits for. The error is a [*ConfigError] for a
+// config that is not valid.
+func (c *Config) Preview(name string, call *Call) (*Preview, error) {
+	a, err := compile(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := call.check("Preview"); err != nil {
+		return nil, err
+	}
+	var (
+		e    *endpoint
+		r    *rendering
+		body []byte
+	)
+	if p := a.preCall; p != nil && p.ref.Webhook == name {
+		e, r = p.endpoint, p.rendering(a, call)
+		body, err = p.body(r)
+	}
+	for _, w := range append(append([]*webhook(nil), a.status...), a.postCall...) {
+		if w.name == name {
+			event, at := EventStatus, call.StatusAt
+			switch w.on {
+			case OnEnded:
+				event, at = EventEnded, call.EndedAt
+			case OnAnalyzed:
+				event, at = EventAnalyzed, call.AnalyzedAt
+			}
+			id := deliveryID(call.TenantID, call.AgentID, call.ID, w.name, string(event))
+			e, r = w.endpoint, &rendering{zone: a.zone, event: &Event{ID: id, Type: event, Timestamp: at, Data: EventData{Call: call}}}
+			body, err = w.body.build(r, 0)
+		}
+	}
+	if e == nil {
+		return nil, fmt.Errorf("callhook: the config has no webhook %q", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	const masked = "***"
+	secrets := map[string]string{}
+	for _, name := range e.refs {
+		secrets[name] = masked
+	}
+	h, err := e.header(body, r.text, secrets)
+	if err != nil {
+		return nil, err
+	}
+	u, err := e.url.render(r.text, secrets)
+	if err != nil {
+		return nil, err
+	}
+	setSignature(h, r.event.ID, time.Now(), body, nil)
+	if len(e.signers) > 0 {
+		h.Set(HeaderSignature, masked)
+	}
+	return &Preview{Method: e.method, URL: u.String(), Header: h, Body: body}, nil
+}

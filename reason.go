@@ -1,0 +1,38 @@
+package callhook
+
+// Reason says why something was dropped: a variable of a reply, a delivery, an
+// event that no webhook wanted. Nothing is dropped without one.
+type Reason string
+
+// Why a variable or a directive of a reply was not taken, see [Change].
+const (
+	ReasonInvalidName  Reason = "invalid_name"  // not [A-Za-z_][A-Za-z0-9_]*
+	ReasonReservedName Reason = "reserved_name" // call and system are not variables
+	ReasonUndeclared   Reason = "undeclared"    // a flat reply gives declared variables only
+	ReasonLocked       Reason = "locked"        // the config locks it
+	ReasonNull         Reason = "null"          // null keeps what was there
+	ReasonEmpty        Reason = "empty"         // so does an empty text
+	ReasonTooLong      Reason = "too_long"      // a text of more than 4 KiB
+	ReasonTooMany      Reason = "too_many"      // more than 200 variables
+	ReasonWrongType    Reason = "wrong_type"    // not the declared type, nor convertible without loss
+	ReasonNotAllowed   Reason = "not_allowed"   // a directive that the config does not name
+	ReasonInvalid      Reason = "invalid"       // a directive whose value makes no sense
+	ReasonOverridden   Reason = "overridden"    // a directive that a stronger one replaces
+)
+
+// Why a delivery became a dead letter.
+const (
+	ReasonRejected       Reason = "rejected"        // the receiver refused this event 5 times
+	ReasonTooLarge       Reason = "too_large"       // the receiver takes no body or headers of this size
+	ReasonExpired        Reason = "expired"         // it could not be delivered within retry.max_age
+	ReasonMaxAttempts    Reason = "max_attempts"    // it could not be delivered within retry.max_attempts
+	ReasonBlockedAddress Reason = "blocked_address" // the URL is an address that must not be dialled
+	ReasonBuildFailed    Reason = "build_failed"    // its payload could not be built
+	ReasonWebhookRemoved Reason = "webhook_removed" // the agent has the webhook no more
+)
+
+// Why an event made no delivery, see [Stats.Skipped].
+const (
+	ReasonNoConfig  Reason = "no_config"  // the agent has no config in production
+	ReasonNoWebhook Reason = "no_webhook" // no webhook of the agent wants this event
+)

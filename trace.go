@@ -1,0 +1,100 @@
+package callhook
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Trace is a set of functions that are called as things happen, in the manner of
+// [net/http/httptrace.ClientTrace]. Any may be nil. They are called by the
+// goroutine that does the work, many at once, so they return quickly and must not
+// keep or change what they are given.
+type Trace struct {
+	// PreCallStart is called before a lookup. The lookup goes on with the context
+	// that it returns.
+	PreCallStart func(ctx context.Context, call *Call) context.Context
+	// PreCallDone is called when a lookup has its result.
+	PreCallDone func(ctx context.Context, call *Call, res *PreCallResult)
+	// Enqueued is called when a delivery was stored, with its ID. One that the
+	// queue had already is reported again.
+	Enqueued func(ctx context.Context, id string)
+	// AttemptStart is called before an attempt. The attempt goes on with the
+	// context that it returns.
+	AttemptStart func(ctx context.Context, d *Delivery) context.Context
+	// AttemptDone is called after an attempt.
+	AttemptDone func(ctx context.Context, d *Delivery, a Attempt)
+	// Delivered is called when a delivery has arrived.
+	Delivered func(ctx context.Context, d *Delivery)
+	// Dead is called when a delivery is given up.
+	Dead func(ctx context.Context, d *Delivery, reason Reason)
+}
+
+// Stats are counts since [New]. They only grow, but for what is pending.
+type Stats struct {
+	// PreCall counts lookups by outcome.
+	PreCall map[Outcome]int64
+	// Skipped counts events that made no delivery, by reason.
+	Skipped map[Reason]int64
+	// Attempts counts attempts to deliver.
+	Attempts int64
+	// ClockSkew counts answers of receivers whose clock is more than a minute off.
+	ClockSkew int64
+	// Queue is what the queue counts, which balances: Accepted = Delivered + Dead +
+	// Pending + Erased. It is zero for a queue that is no [Inspector].
+	Queue Counts
+}
+
+type stats struct {
+	mu sync.Mutex
+	Stats
+}
+
+func (s *stats) preCall(o Outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.PreCall == nil {
+		s.PreCall = map[Outcome]int64{}
+	}
+	s.PreCall[o]++
+}
+
+func (s *stats) skip(r Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.Skipped == nil {
+		s.Skipped = map[Reason]int64{}
+	}
+	s.Skipped[r]++
+}
+
+func (s *stats) attempt(skewed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Attempts++
+	if skewed {
+		s.ClockSkew++
+	}
+}
+
+// Stats returns what Hooks and its queue counted.
+func (h *Hooks) Stats() Stats {
+	h.stats.mu.Lock()
+	out := Stats{
+		PreCall: make(map[Outcome]int64, len(h.stats.PreCall)), Skipped: make(map[Reason]int64, len(h.stats.Skipped)),
+		Attempts: h.stats.Attempts, ClockSkew: h.stats.ClockSkew,
+	}
+	for o, n := range h.stats.PreCall {
+		out.PreCall[o] = n
+	}
+	for r, n := range h.stats.Skipped {
+		out.Skipped[r] = n
+	}
+	h.stats.mu.Unlock()
+	if in, ok := h.queue.(Inspector); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		out.Queue, _ = in.Counts(ctx)
+	}
+	return out
+}

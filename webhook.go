@@ -1,0 +1,282 @@
+package callhook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Type is one of the three kinds of webhook.
+type Type string
+
+// The three webhooks.
+const (
+	// TypePreCall is the lookup on an inbound call, before the agent speaks.
+	TypePreCall Type = "pre_call"
+	// TypeCallStatus is the announcement of a change of status.
+	TypeCallStatus Type = "call_status"
+	// TypePostCall is the delivery of the call's data after it ended.
+	TypePostCall Type = "post_call"
+)
+
+// EventType says on the wire what happened.
+type EventType string
+
+// The event types, as they stand in an envelope's "type".
+const (
+	EventInbound  EventType = "call.inbound"
+	EventStatus   EventType = "call.status"
+	EventEnded    EventType = "call.ended"
+	EventAnalyzed EventType = "call.analyzed"
+)
+
+// Webhook returns the type of webhook that carries events of type e, "" when
+// there is none.
+func (e EventType) Webhook() Type {
+	switch e {
+	case EventInbound:
+		return TypePreCall
+	case EventStatus:
+		return TypeCallStatus
+	case EventEnded, EventAnalyzed:
+		return TypePostCall
+	}
+	return ""
+}
+
+// Status is where a call stands. A runtime may use its own, in lower_snake form.
+type Status string
+
+// The statuses that callhook knows.
+const (
+	StatusQueued            Status = "queued"
+	StatusRinging           Status = "ringing"
+	StatusInProgress        Status = "in_progress"
+	StatusVoicemail         Status = "voicemail"
+	StatusTransferStarted   Status = "transfer_started"
+	StatusTransferConnected Status = "transfer_connected"
+	StatusTransferFailed    Status = "transfer_failed"
+	StatusTransferCanceled  Status = "transfer_canceled"
+	StatusCompleted         Status = "completed"
+	StatusNoAnswer          Status = "no_answer"
+	StatusBusy              Status = "busy"
+	StatusRejected          Status = "rejected"
+	StatusFailed            Status = "failed"
+	StatusCanceled          Status = "canceled"
+)
+
+var knownStatuses = []Status{StatusQueued, StatusRinging, StatusInProgress, StatusVoicemail, StatusTransferStarted,
+	StatusTransferConnected, StatusTransferFailed, StatusTransferCanceled, StatusCompleted, StatusNoAnswer, StatusBusy,
+	StatusRejected, StatusFailed, StatusCanceled}
+
+// Terminal reports whether a call with this status is over. A status that
+// callhook does not know is not terminal.
+func (s Status) Terminal() bool {
+	switch s {
+	case StatusCompleted, StatusNoAnswer, StatusBusy, StatusRejected, StatusFailed, StatusCanceled:
+		return true
+	}
+	return false
+}
+
+// valid reports whether s is lower_snake.
+func (s Status) valid() bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (i == 0 || c != '_' && (c < '0' || c > '9')) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+// Event is what a webhook tells: something happened to a call. Its JSON is the
+// envelope of the Standard Webhooks specification, which receivers in Go decode
+// into it after [Verify]. Fields that the integration did not select are empty.
+type Event struct {
+	ID        string    `json:"id"`
+	Type      EventType `json:"type"`
+	Timestamp time.Time `json:"timestamp"`
+	Data      EventData `json:"data"`
+}
+
+// EventData is the data of an [Event].
+type EventData struct {
+	Call *Call `json:"call"`
+	// Truncated names the fields that were left out because the body would have
+	// been too large with them.
+	Truncated []string `json:"truncated,omitempty"`
+}
+
+// Endpoint is where and how a webhook is sent: what the three webhooks have in
+// common.
+//
+// In URL and header values, {{ path | filter }} stands for data of the call and
+// ${NAME} for a secret, resolved by [Options.Secrets] at each attempt. In a URL
+// both may stand in path segments and query values only, so that neither a
+// caller nor a secret chooses the host.
+type Endpoint struct {
+	// Name tells webhooks of one agent apart: in logs, in secrets' references
+	// and in the identity of deliveries, so renaming a webhook makes it a new
+	// one. Letters, digits, _ and -. Empty means the webhook's type.
+	Name string `json:"name,omitempty"`
+	// URL is an absolute http or https URL.
+	URL string `json:"url"`
+	// Method is GET or POST for pre-call (default POST), and POST, PUT or PATCH
+	// for the others (default POST).
+	Method string `json:"method,omitempty"`
+	// Headers are added to the request. Hop-by-hop and signature headers are
+	// reserved.
+	Headers map[string]string `json:"headers,omitempty"`
+	// Secrets sign each request as Standard Webhooks says, each with its own
+	// signature, so that a key can be replaced while both are valid: whsec_…
+	// (HMAC-SHA256, signature v1) or whsk_… (Ed25519, signature v1a), best as
+	// references: "${N8N_SECRET}".
+	Secrets []string `json:"secrets,omitempty"`
+	// Timeout bounds one attempt of a delivery in all (default 15s, at most
+	// 60s), or a whole pre-call lookup (default 2s, at most 10s).
+	Timeout Duration `json:"timeout,omitempty"`
+	// Paused holds deliveries back, and skips lookups, until it is false again.
+	Paused bool `json:"paused,omitempty"`
+}
+
+// PreCallWebhook is the lookup before the agent speaks.
+type PreCallWebhook struct {
+	Endpoint
+	// Query is added to the URL's query, its values rendered.
+	Query map[string]string `json:"query,omitempty"`
+	// Body is a JSON template for POST: what the endpoint expects. Left out, the
+	// envelope of a call.inbound event is sent.
+	Body json.RawMessage `json:"body,omitempty"`
+	// Directions are the calls that are looked up. Empty means inbound.
+	Directions []Direction `json:"directions,omitempty"`
+	// Response says how the reply is read. Left out, the reply's shape is
+	// recognized.
+	Response Response `json:"response,omitzero"`
+}
+
+// Response says how the reply to a pre-call lookup is read.
+type Response struct {
+	// Variables maps a variable to a path in the reply, like
+	// {"customer_name": "contact.first_name"}. It turns recognition off.
+	Variables map[string]string `json:"variables,omitempty"`
+	// Dialect names the shape of the reply, one of [Dialects]. It turns
+	// recognition off.
+	Dialect string `json:"dialect,omitempty"`
+	// Unique is the path of an array of matches, or of their number. More than
+	// one match gives no variables: two people may share a number.
+	Unique string `json:"unique,omitempty"`
+	// Directives are the directives that a reply may give, by name, like
+	// "language" (see [Directives]). Others are dropped and reported.
+	Directives []string `json:"directives,omitempty"`
+}
+
+// CallStatusWebhook is told when the status of a call changes.
+type CallStatusWebhook struct {
+	Endpoint
+	DeliveryOptions
+	// Statuses are those that are told. Empty means all.
+	Statuses []Status `json:"statuses,omitempty"`
+}
+
+// PostCallWebhook gets the call's data after it ended.
+type PostCallWebhook struct {
+	Endpoint
+	DeliveryOptions
+	// On is "ended" (the default) or "analyzed": when summary, sentiment and
+	// evaluation are there too.
+	On string `json:"on,omitempty"`
+}
+
+// The values of [PostCallWebhook.On].
+const (
+	OnEnded    = "ended"
+	OnAnalyzed = "analyzed"
+)
+
+// DeliveryOptions is what call-status and post-call webhooks have in common: what
+// is sent, and how hard callhook tries.
+type DeliveryOptions struct {
+	// Payload is what is sent.
+	Payload Payload `json:"payload,omitzero"`
+	// Retry says how often and how long a delivery is tried.
+	Retry Retry `json:"retry,omitzero"`
+	// Concurrency is how many requests to the webhook run at once. Zero means 8;
+	// at most 256.
+	Concurrency int `json:"concurrency,omitempty"`
+	// Rate bounds how many requests begin in a time: "5/s", "100/m" or "1000/h".
+	// Empty means no bound. The rate is kept by each process by itself.
+	Rate Rate `json:"rate,omitempty"`
+	// Ordered holds the later events of a call back until the earlier are
+	// delivered or dead. Without it only their first attempts are in order.
+	Ordered bool `json:"ordered,omitempty"`
+	// Success says when an answer means success, where that is not any 2xx.
+	Success *Success `json:"success,omitempty"`
+	// MaxBytes bounds the body. A larger one loses its transcript, and if that
+	// is not enough becomes a dead letter. Zero means 4 MiB; at most 16 MiB.
+	MaxBytes int `json:"max_bytes,omitempty"`
+}
+
+// Retry says how often and how long a delivery is tried.
+type Retry struct {
+	// Initial is the pause after the first failed attempt. Zero means 5s.
+	Initial Duration `json:"initial,omitempty"`
+	// Multiplier makes each pause longer than the one before. Zero means 3.
+	Multiplier float64 `json:"multiplier,omitempty"`
+	// MaxInterval bounds a pause. Zero means 3h.
+	MaxInterval Duration `json:"max_interval,omitempty"`
+	// MaxAge is how long after the event it is still tried. Zero means 72h. Each
+	// delivery is tried at least once, however long it waited.
+	MaxAge Duration `json:"max_age,omitempty"`
+	// MaxAttempts bounds the attempts. Zero means as many as fit into MaxAge.
+	MaxAttempts int `json:"max_attempts,omitempty"`
+}
+
+// Success says when an answer means success. What it does not call a success is
+// tried again.
+type Success struct {
+	// Status are the status codes that mean success. Empty means 200 to 299.
+	// Google Apps Script does its work and answers 302.
+	Status []int `json:"status,omitempty"`
+	// Path is a path in the JSON of the answer whose value must be Equals: Zoho
+	// puts the verdict on each record inside a 200.
+	Path string `json:"path,omitempty"`
+	// Equals is the JSON value that Path must have.
+	Equals json.RawMessage `json:"equals,omitempty"`
+}
+
+// Duration is a time.Duration that is a text in JSON, like "2s", "500ms" or "72h".
+type Duration time.Duration
+
+// String returns it as [time.Duration] does.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText writes it like "2s".
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads what [time.ParseDuration] reads.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf(`%q is not a duration: write it with its unit, like "2s", "500ms" or "72h"`, text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Rate is a number of requests in a time: "5/s", "100/m" or "1000/h".
+type Rate string
+
+// interval returns the time between two requests; zero for no bound.
+func (r Rate) interval() (time.Duration, error) {
+	if r == "" {
+		return 0, nil
+	}
+	var n int
+	var unit string
+	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
+	if _, err := fmt.Sscanf(string(r), "%d/%s", &n, &unit); err != nil || n < 1 || n > 100_000 || units[unit] == 0 {
+		return 0, errors.New(`a rate is a whole number and a time: "5/s", "100/m" or "1000/h"`)
+	}
+	return units[unit] / time.Duration(n), nil
+}
