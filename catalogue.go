@@ -95,10 +95,11 @@ func (s typeSetBits) types() (out []Type) {
 type callField struct {
 	name, typ         string
 	guidance, example string
-	has               typeSetBits // the types that can carry it
-	defaultOn         typeSetBits // the types whose default payload carries it
-	derived           bool        // computed from other fields, no field of Call
-	free              bool        // an object whose names are the user's own
+	has               typeSetBits                // the types that can carry it
+	defaultOn         typeSetBits                // the types whose default payload carries it
+	derived           bool                       // computed from other fields, no field of Call
+	free              bool                       // an object whose names are the user's own
+	members           func(*Call) map[string]any // of a free object, where it is a map
 	sub               []subField
 	key               string // `"name":`
 	append            func(dst []byte, c *Call) ([]byte, error)
@@ -141,7 +142,7 @@ func integer(name, guidance, example string, has, def typeSetBits, get func(*Cal
 }
 
 func object(name, guidance, example string, has, def typeSetBits, get func(*Call) map[string]any) callField {
-	return callField{name: name, typ: "object", guidance: guidance, example: example, has: has, defaultOn: def, free: true,
+	return callField{name: name, typ: "object", guidance: guidance, example: example, has: has, defaultOn: def, free: true, members: get,
 		append: func(dst []byte, c *Call) ([]byte, error) { return jsonappend.Object(dst, get(c)) }}
 }
 
@@ -392,6 +393,11 @@ func resolve(path string, t Type) (template.Getter, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	if f.members != nil {
+		return func(dst []byte, src template.Source) ([]byte, error) {
+			return appendMember(dst, f.members(src.(*rendering).event.Data.Call), below)
+		}, typ, nil
+	}
 	return func(dst []byte, src template.Source) ([]byte, error) {
 		r := src.(*rendering)
 		if transcript && r.truncate {
@@ -420,11 +426,16 @@ func (f *callField) typeBelow(path, below string) (string, error) {
 	if f.free {
 		return "", nil
 	}
-	steps := pathSteps(below)
-	if f.typ == "array" && steps[0] == "#" && len(steps) == 1 && strings.HasSuffix(below, "#") {
-		return "number", nil // how many there are
-	}
+	steps, each := pathSteps(below), eachElement(below)
 	if f.typ == "array" && steps[0] == "#" && len(steps) == 1 {
+		switch {
+		case below == "#":
+			return "number", nil // how many there are
+		case each:
+			return "array", nil // all that match
+		case f.name == "tags":
+			return "string", nil
+		}
 		return "object", nil // one element
 	}
 	want := strings.Join(steps, ".")
@@ -432,7 +443,7 @@ func (f *callField) typeBelow(path, below string) (string, error) {
 	for _, s := range f.sub {
 		if s.name == want || strings.HasSuffix(s.name, ".*") && strings.HasPrefix(want, strings.TrimSuffix(s.name, "*")) ||
 			s.typ == "object" && strings.HasPrefix(want, s.name+".") && (strings.HasSuffix(s.name, "arguments") || strings.HasSuffix(s.name, "result")) {
-			if strings.Contains(below, "#.") || strings.HasSuffix(below, "#") || strings.Contains(below, ")#") {
+			if each {
 				return "array", nil // one value of each element
 			}
 			return s.typ, nil

@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,7 +71,7 @@ func ParseConfig(data []byte) (*Config, error) {
 		return nil, &ConfigError{Faults: []Fault{{"", fmt.Sprintf("the config has %d bytes; at most %d are read", len(data), maxConfigBytes)}}}
 	}
 	c := new(Config)
-	if faults := strictjson.Decode(data, c); len(faults) > 0 {
+	if faults := strictjson.Decode(bytes.TrimPrefix(data, []byte("\ufeff")), c); len(faults) > 0 { // as Windows begins texts
 		e := new(ConfigError)
 		for _, f := range faults {
 			e.Faults = append(e.Faults, Fault{f.Path, f.Problem})
@@ -250,10 +251,13 @@ func (f *PayloadField) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &f.Path); err == nil {
 		return nil
 	}
+	if len(data) == 0 || data[0] != '{' {
+		return errors.New(`it must be a path in quotes, or {"path": …, "as": …, "default": …}`)
+	}
 	type plain PayloadField
 	p := plain{}
 	if faults := strictjson.Decode(data, &p); len(faults) > 0 {
-		return fmt.Errorf(`it must be a path in quotes, or {"path": …, "as": …, "default": …}: %s: %s`, faults[0].Path, faults[0].Problem)
+		return faults
 	}
 	*f = PayloadField(p)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -211,8 +212,10 @@ func deliveryID(parts ...string) string {
 		h.Write([]byte(p))
 	}
 	var sum [sha256.Size]byte
-	return "msg_" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(h.Sum(sum[:0])[:16]))
+	return "msg_" + idEncoding.EncodeToString(h.Sum(sum[:0])[:16])
 }
+
+var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // delivery builds what is sent to w for an event.
 func (h *Hooks) delivery(a *agent, w *webhook, call *Call, e EventType, at time.Time, key string) *Delivery {
@@ -284,15 +287,11 @@ const (
 func (h *Hooks) settled(ctx context.Context, d *Delivery, v Verdict) {
 	switch v.State {
 	case StateDelivered:
-		if h.trace.Delivered != nil {
-			h.trace.Delivered(ctx, d)
-		}
+		h.tell(d.ID, h.trace.Delivered != nil, func() { h.trace.Delivered(ctx, d) })
 	case StateDead:
 		h.log.Warn("callhook: dead letter", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
 			"call", d.Call, "reason", string(v.Reason), "attempts", d.Attempts, "error", d.lastError())
-		if h.trace.Dead != nil {
-			h.trace.Dead(ctx, d, v.Reason)
-		}
+		h.tell(d.ID, h.trace.Dead != nil, func() { h.trace.Dead(ctx, d, v.Reason) })
 	}
 }
 
@@ -315,9 +314,11 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 		h.lanes.hold(d.Lane, w, heldPause)
 		return Park()
 	}
-	if h.trace.AttemptStart != nil {
-		ctx = h.trace.AttemptStart(ctx, d)
-	}
+	h.tell(d.ID, h.trace.AttemptStart != nil, func() {
+		if c := h.trace.AttemptStart(ctx, d); c != nil {
+			ctx = c
+		}
+	})
 	start := time.Now()
 	a := Attempt{At: start}
 	m := h.exchangeDelivery(ctx, w, d, &a)
@@ -326,13 +327,27 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 	if d.Log = append(d.Log, a); len(d.Log) > maxLog {
 		d.Log = append([]Attempt(nil), d.Log[len(d.Log)-maxLog:]...)
 	}
-	h.log.Debug("callhook: attempt", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
-		"status", a.Status, "error", a.Error, "elapsed", a.Elapsed)
-	v := h.conclude(w, d, m)
-	if h.trace.AttemptDone != nil {
-		h.trace.AttemptDone(ctx, d, a)
+	if h.log.Enabled(ctx, slog.LevelDebug) {
+		h.log.Debug("callhook: attempt", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
+			"status", a.Status, "error", a.Error, "elapsed", a.Elapsed)
 	}
+	v := h.conclude(w, d, m)
+	h.tell(d.ID, h.trace.AttemptDone != nil, func() { h.trace.AttemptDone(ctx, d, a) })
 	return v
+}
+
+// tell calls a function of the host's Trace, if there is one. Its panic changes
+// nothing of what becomes of a delivery.
+func (h *Hooks) tell(id string, wanted bool, f func()) {
+	if !wanted {
+		return
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("callhook: a function of Trace panicked", "id", id, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	f()
 }
 
 // exchangeDelivery sends d and returns what the answer means.
@@ -373,9 +388,10 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
 	a.ClockSkew = clockSkew(resp.Header, time.Now())
-	reply, err := readReply(resp, w.success, cancel)
+	matters := w.success.reads(resp.StatusCode)
+	reply, err := readReply(resp, matters, cancel)
 	a.Reply = excerpt(reply, secrets)
-	if err != nil && w.success != nil {
+	if err != nil && matters {
 		a.Error = transportError(err).Error()
 		return meaning{kind: failed}
 	}
@@ -394,13 +410,13 @@ const (
 	bodyGrace = 250 * time.Millisecond
 )
 
-// readReply reads the answer's body. Where the status says all, a body that stalls
-// is left alone.
-func readReply(resp *http.Response, s *Success, cancel context.CancelFunc) ([]byte, error) {
+// readReply reads the answer's body. Unless it matters, since the status says all,
+// one that stalls is left alone.
+func readReply(resp *http.Response, matters bool, cancel context.CancelFunc) ([]byte, error) {
 	if resp.ContentLength == 0 {
 		return nil, nil
 	}
-	if s == nil || s.Path == "" {
+	if !matters {
 		timer := time.AfterFunc(bodyGrace, cancel)
 		defer timer.Stop()
 	}

@@ -209,8 +209,7 @@ func render(parts []template.Part, values lookup, secrets map[string]string) (st
 
 func (t *urlTemplate) render(values lookup, secrets map[string]string) (*url.URL, error) {
 	if t.static != nil {
-		u := *t.static
-		return &u, nil
+		return t.static, nil // nobody changes a request's URL
 	}
 	var b strings.Builder
 	for _, p := range t.parts {

@@ -1,5 +1,11 @@
 package callhook
 
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
 // What tests in callhook_test need to reach directly.
 var (
 	RetryAfter = retryAfter
@@ -14,7 +20,7 @@ func ReadReply(c *Config, contentType string, body []byte) (*PreCallResult, erro
 	if err != nil {
 		return nil, err
 	}
-	answer, err := a.preCall.response.read(contentType, body)
+	answer, err := a.preCall.response.read(context.Background(), contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -23,4 +29,27 @@ func ReadReply(c *Config, contentType string, body []byte) (*PreCallResult, erro
 	res.Changes = append(res.Changes, answer.changes...)
 	res.Directives, res.Dialect = answer.directives, answer.dialect
 	return res, nil
+}
+
+// Builder returns the function that builds the body of the config's first
+// post-call webhook, compiled once.
+func Builder(c *Config) func(*Call) ([]byte, error) {
+	a, err := compile(c)
+	if err != nil {
+		panic(err)
+	}
+	return func(call *Call) ([]byte, error) {
+		return a.postCall[0].body.build(&rendering{zone: a.zone,
+			event: &Event{ID: "msg_1", Type: EventEnded, Timestamp: call.EndedAt, Data: EventData{Call: call}}}, 0)
+	}
+}
+
+// Signer returns the function that signs an attempt, its key parsed once.
+func Signer(secret string) func(h http.Header, id string, at time.Time, body []byte) {
+	k, err := parseKey(secret)
+	if err != nil {
+		panic(err)
+	}
+	keys := []*key{k}
+	return func(h http.Header, id string, at time.Time, body []byte) { setSignature(h, id, at, body, keys) }
 }

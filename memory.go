@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -20,7 +22,7 @@ type MemoryOptions struct {
 	// costs a goroutine and a connection while its attempt lasts; none wait idle.
 	Workers int
 	// MaxRemembered is how many IDs of settled deliveries are remembered, for at
-	// most four days each. Zero means 1,000,000 (about 100 MiB when full).
+	// most four days each. Zero means 1,000,000 (about 60 MiB when full).
 	MaxRemembered int
 	// MaxDead is how many dead letters are kept, for at most 30 days each: the
 	// oldest go first. Zero means 10,000.
@@ -43,7 +45,7 @@ func NewMemoryQueue(o *MemoryOptions) Queue {
 		pending:  map[string]*item{},
 		lanes:    map[string]*memoryLane{},
 		chains:   map[chainKey][]*item{},
-		settled:  map[string]struct{}{},
+		settled:  map[idKey]struct{}{},
 		maxBytes: 256 << 20, workers: 512, maxRemembered: 1_000_000, maxDead: 10_000,
 	}
 	if o != nil {
@@ -69,23 +71,37 @@ type memoryQueue struct {
 	lanes      map[string]*memoryLane
 	chains     map[chainKey][]*item // pending deliveries of one call in one lane, as raised
 	dead       fifo[*item]
-	deadByID   map[string]*item
-	settled    map[string]struct{} // remembered IDs
+	settled    map[idKey]struct{} // remembered IDs
 	settledAge fifo[remembered]
 	bytes      int64
 	counts     Counts
 
-	handle  Handler // of the Consume under way
-	ctx     context.Context
-	running int // workers
-	done    sync.WaitGroup
+	handle   Handler // of the Consume under way
+	ctx      context.Context
+	running  int // workers
+	starting int // of those, the ones that have not taken a delivery yet
+	done     sync.WaitGroup
 }
 
 type chainKey struct{ lane, call string }
 
 type remembered struct {
-	id string
-	at time.Time
+	id idKey
+	at int64 // Unix seconds
+}
+
+// idKey stands for an ID without a pointer, so that a million of them cost the
+// garbage collector nothing.
+type idKey [16]byte
+
+func keyOf(id string) (k idKey) {
+	if text, ok := strings.CutPrefix(id, "msg_"); ok && len(text) == idEncoding.EncodedLen(len(k)) {
+		if n, err := idEncoding.Decode(k[:], []byte(text)); err == nil && n == len(k) {
+			return k
+		}
+	}
+	sum := sha256.Sum256([]byte(id)) // not one of ours
+	return idKey(sum[:16])
 }
 
 // item is a delivery and where it stands.
@@ -149,7 +165,7 @@ func (q *memoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 
 func (q *memoryQueue) knows(id string) bool {
 	_, pending := q.pending[id]
-	_, settled := q.settled[id]
+	_, settled := q.settled[keyOf(id)]
 	return pending || settled
 }
 
@@ -173,8 +189,9 @@ func (q *memoryQueue) makeReady(it *item) {
 
 // spawn starts workers for what is ready. The caller holds q.mu.
 func (q *memoryQueue) spawn() {
-	for n := q.ready.len(); n > 0 && q.handle != nil && q.running < q.workers; n-- {
+	for q.handle != nil && q.starting < q.ready.len() && q.running < q.workers {
 		q.running++
+		q.starting++
 		q.done.Add(1)
 		go q.work()
 	}
@@ -185,6 +202,7 @@ func (q *memoryQueue) work() {
 	defer q.done.Done()
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.starting--
 	for q.handle != nil && q.ready.len() > 0 {
 		it := q.ready.pop()
 		it.State = StateInFlight
@@ -226,8 +244,9 @@ func (q *memoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
 		delete(q.pending, it.ID)
 		q.counts.Pending--
 		it.State, it.Reason = v.State, v.Reason
-		q.settled[it.ID] = struct{}{}
-		q.settledAge.push(remembered{it.ID, now})
+		id := keyOf(it.ID)
+		q.settled[id] = struct{}{}
+		q.settledAge.push(remembered{id, now.Unix()})
 		if v.State == StateDelivered {
 			q.counts.Delivered++
 			q.bytes -= int64(len(it.Body))
@@ -250,7 +269,9 @@ func (q *memoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
 		heap.Push(&q.waiting, it)
 		q.schedule(now)
 	}
-	q.advance(it)
+	if v.State != StateParked || it.Attempts > 0 {
+		q.advance(it)
+	}
 	q.spawn()
 }
 
@@ -278,7 +299,7 @@ func (q *memoryQueue) advance(it *item) {
 func (q *memoryQueue) forget(now time.Time) {
 	for q.settledAge.len() > 0 {
 		first := q.settledAge.peek()
-		if q.settledAge.len() <= q.maxRemembered && now.Sub(first.at) < rememberFor {
+		if q.settledAge.len() <= q.maxRemembered && now.Sub(time.Unix(first.at, 0)) < rememberFor {
 			break
 		}
 		q.settledAge.pop()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/callhook-go/callhook/internal/jsonappend"
 	"github.com/tidwall/gjson"
 )
 
@@ -68,8 +69,10 @@ func checkStep(step string) error {
 }
 
 // checkQuery checks #(name=="text"): one comparison, no patterns, no nesting.
+// It leaves no room for a text that gjson would cut in another place than
+// cutStep does.
 func checkQuery(q string) error {
-	bad := fmt.Errorf(`%s is not a query: write #(name=="text"), with ==, !=, <, <=, > or >=`, q)
+	bad := fmt.Errorf(`%s is not a query: write #(name=="text") or #(name==1), with ==, !=, <, <=, > or >=, and no \ or " inside of the text`, q)
 	inner, ok := strings.CutSuffix(strings.TrimPrefix(q, "#("), ")")
 	if !ok {
 		return bad
@@ -88,17 +91,17 @@ func checkQuery(q string) error {
 		return bad
 	}
 	for _, step := range strings.Split(name, ".") {
-		if name != "" && (checkStep(step) != nil || strings.HasPrefix(step, "#")) {
+		if name != "" && (checkStep(step) != nil || strings.ContainsAny(step, `#"\%~`)) {
 			return bad
 		}
 	}
-	if value[0] == '"' {
-		if len(value) < 2 || value[len(value)-1] != '"' || strings.Contains(value[1:len(value)-1], `"`) {
+	if text, ok := strings.CutPrefix(value, `"`); ok {
+		if text, ok = strings.CutSuffix(text, `"`); !ok || strings.ContainsAny(text, `"\`) || strings.HasPrefix(text, "~") {
 			return bad
 		}
 		return nil
 	}
-	if !gjson.Valid(value) {
+	if value != "true" && value != "false" && (!gjson.Valid(value) || gjson.Parse(value).Type != gjson.Number) {
 		return bad
 	}
 	return nil
@@ -139,6 +142,41 @@ func pathSteps(path string) (steps []string) {
 		steps = append(steps, step)
 		if !more {
 			return steps
+		}
+		path = rest
+	}
+}
+
+// appendMember appends the JSON of what a checked path finds in m; null for nothing.
+func appendMember(dst []byte, m map[string]any, path string) ([]byte, error) {
+	name, below, more, _ := cutStep(path)
+	value, ok := m[strings.ReplaceAll(name, `\`, "")]
+	switch {
+	case !ok:
+		return append(dst, "null"...), nil
+	case !more:
+		return jsonappend.Any(dst, value)
+	}
+	raw, err := jsonappend.Any(nil, value)
+	if err != nil {
+		return dst, err
+	}
+	if found := gjson.GetBytes(raw, below); found.Exists() {
+		return append(dst, found.Raw...), nil
+	}
+	return append(dst, "null"...), nil
+}
+
+// eachElement reports whether a checked path goes through all elements of an
+// array, or all that match, so that it stands for an array.
+func eachElement(path string) bool {
+	for {
+		step, rest, more, _ := cutStep(path)
+		if strings.HasSuffix(step, "#") && !strings.HasSuffix(step, `\#`) {
+			return true
+		}
+		if !more {
+			return false
 		}
 		path = rest
 	}

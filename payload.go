@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/callhook-go/callhook/internal/jsonappend"
 	"github.com/callhook-go/callhook/internal/template"
@@ -43,8 +44,8 @@ type PayloadField struct {
 	// `call.transcript.#(role=="user")#.text`.
 	Path string `json:"path"`
 	// As is where the value stands in "data", with dots to nest, or the key when
-	// the payload is flat. Empty means as the path says. A path with an index, #
-	// or query needs it, unless the payload is flat.
+	// the payload is flat. Empty means as the path says. A path with # or a query
+	// needs it, and so does one with an index, unless the payload is flat.
 	As string `json:"as,omitempty"`
 	// Default is the JSON value that stands for a missing or empty one.
 	Default json.RawMessage `json:"default,omitempty"`
@@ -54,6 +55,7 @@ type PayloadField struct {
 const (
 	defaultMaxBytes = 4 << 20 // under Make's 5 MB
 	highestMaxBytes = 16 << 20
+	maxFields       = 500
 )
 
 // ErrTooLarge says that a body is larger than the webhook's max_bytes, even
@@ -86,7 +88,8 @@ func (p *Payload) Build(e *Event) ([]byte, error) {
 type body struct {
 	root       *template.Node
 	max        int
-	transcript bool // something of the transcript is in it
+	transcript bool         // something of the transcript is in it
+	size       atomic.Int64 // about how large the bodies are
 }
 
 // build renders the body. limit is the queue's, zero for none.
@@ -95,17 +98,23 @@ func (b *body) build(r *rendering, limit int) ([]byte, error) {
 	if limit > 0 {
 		most = min(most, limit)
 	}
-	dst, err := b.root.Append(make([]byte, 0, 1024), r)
-	if err == nil && len(dst) > most && b.transcript {
+	dst, err := b.root.Append(make([]byte, 0, max(256, b.size.Load())), r)
+	if b.transcript && (err == nil && len(dst) > most || errors.Is(err, template.ErrTooLarge)) {
 		r.truncate, r.below = true, nil
 		dst, err = b.root.Append(dst[:0], r)
 		r.truncate = false
+	}
+	if errors.Is(err, template.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", ErrTooLarge, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("callhook: the payload cannot be built: %w", err)
 	}
 	if len(dst) > most {
 		return nil, fmt.Errorf("%w: %d bytes, and at most %d are allowed: select fewer fields or raise max_bytes", ErrTooLarge, len(dst), most)
+	}
+	if n := int64(len(dst) + len(dst)/8); n > b.size.Load() || n < b.size.Load()/4 {
+		b.size.Store(n)
 	}
 	return dst, nil
 }
@@ -128,6 +137,10 @@ func (c *compiler) payload(p *Payload, t Type, at string, maxBytes int) *body {
 		b.root = template.ParseJSON(p.Template, scope, func(place string, err error) { c.fault(at+".template"+place, "%s", err) })
 		return b
 	}
+	if len(p.Fields) > maxFields {
+		c.fault(at+".fields", "%d fields are selected; at most %d can be", len(p.Fields), maxFields)
+		return b
+	}
 	s := &selection{compiler: c, scope: scope, flat: p.Flat, root: new(template.Node)}
 	for _, f := range eventFields {
 		s.root.Add(f.name, s.path("event."+f.name))
@@ -144,17 +157,21 @@ func (c *compiler) payload(p *Payload, t Type, at string, maxBytes int) *body {
 		s.defaults(t)
 	}
 	if b.transcript && s.data.Member("truncated") == nil {
-		s.data.Add("truncated", template.Value(truncated()))
+		s.data.Add("truncated", template.Value(truncated(p.Flat)))
 	}
 	b.root = s.root
 	return b
 }
 
 // truncated names what was left out, and is left out itself where that is nothing.
-func truncated() *template.Expr {
+func truncated(flat bool) *template.Expr {
+	names := `["call.transcript"]`
+	if flat {
+		names = `"call.transcript"`
+	}
 	e := template.NewExpr("truncated", func(dst []byte, src template.Source) ([]byte, error) {
 		if src.(*rendering).truncate {
-			return append(dst, `["call.transcript"]`...), nil
+			return append(dst, names...), nil
 		}
 		return append(dst, "null"...), nil
 	})
@@ -170,13 +187,16 @@ type selection struct {
 	root, data *template.Node
 }
 
-func (s *selection) path(path string) *template.Node {
-	e, err := template.ParseExpr(path, s.scope)
-	if err != nil { // paths of the catalogue, always known
+// expr parses an expression on a path of the catalogue, which is always known.
+func (s *selection) expr(text string) *template.Expr {
+	e, err := template.ParseExpr(text, s.scope)
+	if err != nil {
 		panic(err)
 	}
-	return template.Value(e)
+	return e
 }
+
+func (s *selection) path(path string) *template.Node { return template.Value(s.expr(path)) }
 
 func (s *selection) defaults(t Type) {
 	for i := range callFields {
@@ -205,13 +225,16 @@ func (s *selection) defaults(t Type) {
 }
 
 func (s *selection) field(f PayloadField, t Type, at string) {
-	e, err := template.ParseExpr(f.Path, s.scope)
+	get, err := s.scope(f.Path)
 	switch {
+	case strings.Contains(f.Path, "{{"):
+		s.fault(at, "a field is a path alone, without {{ }}: only a template has placeholders")
+		return
+	case err != nil && strings.Contains(f.Path, "|"):
+		s.fault(at, "a field is a path alone, without filters: only a template has filters")
+		return
 	case err != nil:
 		s.fault(at, "%s", err)
-		return
-	case e.Text != f.Path || strings.Contains(f.Path, " | "):
-		s.fault(at, "a field is a path without filters; use a template for filters")
 		return
 	case strings.HasPrefix(f.Path, "event."):
 		s.fault(at, "%s is always sent: leave it out", f.Path)
@@ -225,17 +248,25 @@ func (s *selection) field(f PayloadField, t Type, at string) {
 		}
 		f.Default = raw
 	}
+	if len(f.As) > maxPathBytes {
+		s.fault(at+".as", "it is longer than %d characters", maxPathBytes)
+		return
+	}
 	if s.flat {
 		key := f.As
 		if key == "" {
 			key = strings.Join(literalSteps(f.Path), "_")
+			if strings.Contains(key, "#") {
+				s.fault(at, `a path with # has no name of its own: give it one with {"path": …, "as": "name"}`)
+				return
+			}
 		}
 		i := slices.IndexFunc(callFields, func(c callField) bool { return "call."+c.name == f.Path })
 		if i >= 0 {
 			s.flatten(&callFields[i], f.Path, key, f.Default, at)
 		} else {
 			_, typ, _ := resolve(f.Path, t)
-			s.leaf(f.Path, key, typ, f.Default, at)
+			s.leaf(template.NewExpr(f.Path, get), key, typ, f.Default, at)
 		}
 		return
 	}
@@ -243,7 +274,7 @@ func (s *selection) field(f PayloadField, t Type, at string) {
 	if f.As == "" {
 		steps = literalSteps(f.Path)
 		if slices.ContainsFunc(pathSteps(f.Path), func(s string) bool { return s == "#" }) {
-			s.fault(at, `a path with an index, # or a query has no name of its own: give it one with {"path": …, "as": "name"}`)
+			s.fault(at, `a path with a number or # has no name of its own: give it one with {"path": …, "as": "name"}`)
 			return
 		}
 	}
@@ -251,6 +282,11 @@ func (s *selection) field(f PayloadField, t Type, at string) {
 		s.fault(at+".as", "%q has an empty name between dots", f.As)
 		return
 	}
+	if len(steps) > maxPathSteps {
+		s.fault(at+".as", "it nests more than %d levels deep", maxPathSteps)
+		return
+	}
+	e := template.NewExpr(f.Path, get)
 	if f.Default != nil {
 		e.Default(f.Default)
 	}
@@ -265,27 +301,23 @@ func (s *selection) flatten(f *callField, path, key string, def []byte, at strin
 	case f.typ == "object" && !f.free: // one key for each part
 		for _, sub := range f.sub {
 			if !strings.Contains(sub.name, "*") {
-				s.leaf(path+"."+sub.name, key+"_"+sub.name, sub.typ, def, at)
+				s.leaf(s.expr(path+"."+sub.name), key+"_"+sub.name, sub.typ, def, at)
 			}
 		}
 	case f.name == "transcript":
-		s.leaf("call.transcript_text", key, "string", def, at)
+		s.leaf(s.expr("call.transcript_text"), key, "string", def, at)
 	case f.name == "tags":
-		s.leaf(path+" | join", key, "string", def, at)
+		s.leaf(s.expr(path+" | join"), key, "string", def, at)
 	default:
-		s.leaf(path, key, f.typ, def, at)
+		s.leaf(s.expr(path), key, f.typ, def, at)
 	}
 }
 
 // leaf adds one value on one level; what nests becomes JSON as text.
-func (s *selection) leaf(expr, key, typ string, def []byte, at string) {
+func (s *selection) leaf(e *template.Expr, key, typ string, def []byte, at string) {
 	if s.data.Member(key) != nil {
 		s.fault(at, "%q is there already: leave one out, or name it differently with \"as\"", key)
 		return
-	}
-	e, err := template.ParseExpr(expr, s.scope)
-	if err != nil {
-		panic(err) // the path was resolved before
 	}
 	switch typ {
 	case "string", "time", "number", "boolean":

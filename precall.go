@@ -79,6 +79,9 @@ func (e *StatusError) Error() string {
 // Apply writes the variables and the config's revision into the call, so that
 // later events carry them. Secret variables are taken out of it.
 func (r *PreCallResult) Apply(c *Call) {
+	if c == nil {
+		return
+	}
 	c.Variables = maps.Clone(r.Variables)
 	if r.Revision != 0 {
 		c.ConfigRevision = r.Revision
@@ -131,29 +134,48 @@ func (c *compiler) preCall(w *PreCallWebhook) *preCall {
 // It looks up inbound calls unless the config says otherwise, makes one more
 // attempt only when the connection could not be made and there is time left, and
 // treats what comes back as untrusted text. It is safe for concurrent use.
-func (h *Hooks) PreCall(ctx context.Context, call *Call) (res *PreCallResult) {
+func (h *Hooks) PreCall(ctx context.Context, call *Call) *PreCallResult {
 	start := time.Now()
-	res = &PreCallResult{Variables: Variables{}, Outcome: OutcomeSkipped, Late: closed}
-	defer func() {
-		if p := recover(); p != nil {
-			h.log.Error("callhook: pre-call lookup panicked", "panic", p, "stack", string(debug.Stack()))
-			res.Outcome, res.Err = OutcomeFailed, fmt.Errorf("callhook: panic: %v", p)
-		}
-		res.Elapsed = time.Since(start)
-		h.stats.preCall(res.Outcome)
-		if h.trace.PreCallDone != nil {
-			h.trace.PreCallDone(ctx, call, res)
-		}
-	}()
-	if h.trace.PreCallStart != nil {
-		ctx = h.trace.PreCallStart(ctx, call)
-	}
+	res := &PreCallResult{Variables: Variables{}, Outcome: OutcomeSkipped, Late: closed}
 	if call != nil && call.Variables != nil {
 		res.Variables = maps.Clone(call.Variables)
 	}
+	if h.trace.PreCallStart != nil {
+		_ = h.survive(func() {
+			if traced := h.trace.PreCallStart(ctx, call); traced != nil {
+				ctx = traced
+			}
+		})
+	}
+	if err := h.survive(func() { h.personalise(ctx, call, start, res) }); err != nil {
+		res.Outcome, res.Err = OutcomeFailed, err
+	}
+	res.Elapsed = time.Since(start)
+	h.stats.preCall(res.Outcome)
+	if h.trace.PreCallDone != nil {
+		_ = h.survive(func() { h.trace.PreCallDone(ctx, call, res) })
+	}
+	return res
+}
+
+// survive runs f and turns a panic of the host's functions in it into an error:
+// it must not end a call.
+func (h *Hooks) survive(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("callhook: pre-call lookup panicked", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("callhook: panic: %v", p)
+		}
+	}()
+	f()
+	return nil
+}
+
+// personalise fills in res, first with what there is without an answer.
+func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, res *PreCallResult) {
 	if res.Err = call.check("PreCall"); res.Err != nil {
 		res.Outcome = OutcomeFailed
-		return res
+		return
 	}
 	a, err := h.agents.find(ctx, ConfigRef{call.TenantID, call.AgentID, call.ConfigRevision})
 	if err != nil {
@@ -161,17 +183,22 @@ func (h *Hooks) PreCall(ctx context.Context, call *Call) (res *PreCallResult) {
 		if !errors.Is(err, ErrNoConfig) {
 			res.Outcome = OutcomeFailed
 		}
-		return res
+		return
 	}
 	res.Revision = a.config.Revision
 	a.merge(call.Variables, nil, res)
 	p := a.preCall
 	if p == nil || p.paused || !slices.Contains(p.directions, call.Direction) {
-		return res
+		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	if h.closed.Load() {
+		res.Outcome, res.Err = OutcomeFailed, ErrClosed
+		return
+	}
+	ctx, cancel := context.WithDeadline(ctx, start.Add(p.timeout))
 	defer cancel()
 	answer, err := h.lookUp(ctx, a, call, res)
+	var refusal *StatusError
 	switch {
 	case err == nil:
 		res.Changes = nil
@@ -183,12 +210,13 @@ func (h *Hooks) PreCall(ctx context.Context, call *Call) (res *PreCallResult) {
 		}
 	case errors.Is(err, ErrNotUnique):
 		res.Outcome, res.Err, res.Reply = OutcomeEmpty, err, answer.raw
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		res.Outcome, res.Err = OutcomeTimeout, fmt.Errorf("callhook: no answer within %s: %w", p.timeout, context.DeadlineExceeded)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && !errors.As(err, &refusal):
+		deadline, _ := ctx.Deadline() // the caller's, where that is earlier
+		res.Outcome = OutcomeTimeout
+		res.Err = fmt.Errorf("callhook: no answer within %s: %w", deadline.Sub(start).Round(time.Millisecond), context.DeadlineExceeded)
 	default:
 		res.Outcome, res.Err = OutcomeFailed, err
 	}
-	return res
 }
 
 // rendering is what the request is made from.
@@ -249,7 +277,7 @@ func (h *Hooks) lookUp(ctx context.Context, a *agent, call *Call, res *PreCallRe
 	if truncated {
 		return answer, fmt.Errorf("%w: it is larger than %d bytes", ErrBadReply, maxReplyBytes)
 	}
-	return p.response.read(resp.Header.Get("Content-Type"), reply)
+	return p.response.read(ctx, resp.Header.Get("Content-Type"), reply)
 }
 
 // exchange makes the request, and makes it once more when no connection could be

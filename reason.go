@@ -10,9 +10,10 @@ const (
 	ReasonReservedName Reason = "reserved_name" // call and system are not variables
 	ReasonUndeclared   Reason = "undeclared"    // a flat reply gives declared variables only
 	ReasonLocked       Reason = "locked"        // the config locks it
+	ReasonMissing      Reason = "missing"       // the reply has nothing at its path in response.variables
 	ReasonNull         Reason = "null"          // null keeps what was there
 	ReasonEmpty        Reason = "empty"         // so does an empty text
-	ReasonTooLong      Reason = "too_long"      // a text of more than 4 KiB
+	ReasonTooLong      Reason = "too_long"      // a text or number of more than 4 KiB, an object or array of more than 16 KiB
 	ReasonTooMany      Reason = "too_many"      // more than 200 variables
 	ReasonWrongType    Reason = "wrong_type"    // not the declared type, nor convertible without loss
 	ReasonNotAllowed   Reason = "not_allowed"   // a directive that the config does not name

@@ -1,6 +1,8 @@
 package callhook
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/callhook-go/callhook/internal/suggest"
 	"github.com/callhook-go/callhook/internal/template"
@@ -71,7 +74,7 @@ var dialects = []dialect{
 			return ReasonTooMany
 		case v.IsArray() || v.IsObject():
 			return ReasonWrongType
-		case v.Type == gjson.String && len([]rune(v.Str)) > 1000:
+		case v.Type == gjson.String && utf8.RuneCountInString(v.Str) > 1000:
 			return ReasonTooLong
 		}
 		return ""
@@ -120,15 +123,23 @@ var directiveNames = []string{"agent_id", "agent_version", "first_message", "pro
 
 // response is a compiled [Response].
 type response struct {
-	paths   []variablePath
-	dialect *dialect
-	unique  string
-	allowed []string
+	paths    []variablePath
+	dialect  *dialect
+	unique   string
+	allowed  []string
+	declared map[string]int // the config's variables: where they stand in it
 }
 
 type variablePath struct{ name, path string }
 
 func (c *compiler) response(r *Response, at string) (out response) {
+	out.declared = make(map[string]int, len(c.config.Variables))
+	for i, v := range c.config.Variables {
+		out.declared[v.Name] = i
+	}
+	if len(r.Variables) > maxVariables {
+		c.fault(at+".variables", "it names %d variables: at most %d are taken from a reply", len(r.Variables), maxVariables)
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Variables)) {
 		path, where := r.Variables[name], at+".variables."+name
 		if reservedVariable(name) || !template.IsName(name) {
@@ -175,8 +186,9 @@ type reading struct {
 }
 
 // read understands a reply. A reply without variables is no error.
-func (p *response) read(contentType string, reply []byte) (out reading, err error) {
-	if len(strings.TrimSpace(string(reply))) == 0 {
+func (p *response) read(ctx context.Context, contentType string, reply []byte) (out reading, err error) {
+	reply = bytes.TrimPrefix(reply, []byte("\ufeff")) // a byte order mark, which .NET and PHP like to send
+	if len(bytes.TrimSpace(reply)) == 0 {
 		return out, nil
 	}
 	if !json.Valid(reply) {
@@ -190,30 +202,29 @@ func (p *response) read(contentType string, reply []byte) (out reading, err erro
 	}
 	out.raw = reply
 	whole := gjson.ParseBytes(reply)
-	if p.unique != "" {
-		if found := whole.Get(p.unique); found.IsArray() && len(found.Array()) > 1 || found.Type == gjson.Number && found.Num > 1 {
-			return out, ErrNotUnique
-		}
+	if p.unique != "" && several(whole.Get(p.unique)) {
+		return out, ErrNotUnique
 	}
 	doc := whole
 	if whole.IsArray() {
-		items := whole.Array()
-		if len(items) > 1 && len(p.paths) == 0 {
+		if several(whole) && len(p.paths) == 0 {
 			return out, ErrNotUnique
 		}
-		if len(items) > 0 {
-			doc = items[0]
-		}
+		doc = whole.Get("0")
 	}
 	if len(p.paths) > 0 {
 		for _, v := range p.paths {
-			found := whole.Get(v.path)
-			if !found.Exists() {
-				found = doc.Get(v.path)
+			if err := ctx.Err(); err != nil { // a path is read in time that grows with the reply
+				return out, fmt.Errorf("callhook: reading the reply: %w", err)
 			}
-			if found.Exists() {
-				out.entries = append(out.entries, entry{name: v.name, value: found})
+			e := entry{name: v.name, value: whole.Get(v.path)}
+			if !e.value.Exists() && whole.IsArray() {
+				e.value = doc.Get(v.path)
 			}
+			if !e.value.Exists() {
+				e.reason = ReasonMissing
+			}
+			out.entries = append(out.entries, e)
 		}
 		return out, nil
 	}
@@ -225,14 +236,23 @@ func (p *response) read(contentType string, reply []byte) (out reading, err erro
 		return out, nil
 	}
 	out.dialect = d.name
-	out.collect(d, doc)
+	p.collect(&out, d, doc)
 	out.direct(d, doc, p.allowed)
 	return out, nil
 }
 
+// several reports whether matches are more than one: an array of them, or their
+// number.
+func several(matches gjson.Result) bool {
+	if matches.IsArray() {
+		return matches.Get("1").Exists()
+	}
+	return matches.Float() > 1 // also of a number in quotes
+}
+
 // recognize returns the dialect of a reply, nil for none.
 func recognize(doc gjson.Result) *dialect {
-	if !doc.IsObject() || started(doc) {
+	if !doc.IsObject() {
 		return nil
 	}
 	for i := range dialects {
@@ -241,18 +261,24 @@ func recognize(doc gjson.Result) *dialect {
 			return d
 		}
 	}
+	if started(doc) {
+		return nil
+	}
 	return &dialects[len(dialects)-1] // flat
 }
 
 // started reports whether a reply says only that a workflow began: n8n's
 // {"message":"Workflow was started"} and Zapier's {"status":"success","id":…,"request_id":…}.
 func started(doc gjson.Result) bool {
-	n := len(doc.Map())
+	n := 0
+	doc.ForEach(func(_, _ gjson.Result) bool { n++; return n <= 4 })
 	return n == 1 && doc.Get("message").Str == "Workflow was started" ||
 		n <= 4 && doc.Get("status").Str == "success" && doc.Get("id").Exists() && doc.Get("request_id").Exists()
 }
 
-func (r *reading) collect(d *dialect, doc gjson.Result) {
+// collect takes the variables of a reply. Behind the first 400 it takes declared
+// ones only, so that a reply cannot make the report endless.
+func (p *response) collect(out *reading, d *dialect, doc gjson.Result) {
 	flat := d.name == "flat"
 	for _, path := range d.variables {
 		object := doc
@@ -269,12 +295,13 @@ func (r *reading) collect(d *dialect, doc gjson.Result) {
 			if d.bad != nil {
 				e.reason = d.bad(i, v)
 			}
-			if !seen[e.name] { // the first of two equal names, as everywhere in a reply
-				r.entries = append(r.entries, e)
+			_, declared := p.declared[e.name]
+			if (declared || i < 2*maxVariables) && !seen[e.name] { // the first of two equal names, as everywhere in a reply
+				out.entries = append(out.entries, e)
+				seen[e.name] = true
 			}
-			seen[e.name] = true
 			i++
-			return i < 2*maxVariables // a reply cannot make the report endless
+			return true
 		})
 		return
 	}
@@ -319,7 +346,9 @@ func (r *reading) direct(d *dialect, doc gjson.Result, allowed []string) {
 	}
 }
 
-var transferTarget = regexp.MustCompile(`^(\+[1-9][0-9]{5,14}|sips?:[^\s<>"]{1,255})$`)
+// transferTarget leaves out what a dialler could take for more than an address: a
+// SIP URI's headers (?), and the list and variable syntax of dial strings.
+var transferTarget = regexp.MustCompile(`^(\+[1-9][0-9]{5,14}|sips?:[A-Za-z0-9._~!*'()%;:@&=+$/\[\]-]{1,255})$`)
 
 // set stores one directive; false means that its value makes no sense.
 func (d *Directives) set(name string, v gjson.Result) bool {

@@ -126,8 +126,9 @@ const (
 
 func setSignature(header http.Header, id string, at time.Time, body []byte, keys []*key) {
 	stamp := strconv.FormatInt(at.Unix(), 10)
-	header[canonicalID] = []string{id}
-	header[canonicalTimestamp] = []string{stamp}
+	values := []string{id, stamp, ""} // one allocation for the three
+	header[canonicalID] = values[0:1:1]
+	header[canonicalTimestamp] = values[1:2:2]
 	if len(keys) == 0 {
 		delete(header, canonicalSignature)
 		return
@@ -140,7 +141,8 @@ func setSignature(header http.Header, id string, at time.Time, body []byte, keys
 		}
 		b = k.appendSignature(b, id, stamp, body)
 	}
-	header[canonicalSignature] = []string{string(b)}
+	values[2] = string(b)
+	header[canonicalSignature] = values[2:3:3]
 }
 
 // key is a parsed signing key. It is safe for concurrent use.

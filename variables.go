@@ -59,24 +59,7 @@ func (v Variables) scope(path string) (template.Getter, error) {
 	if err := checkPath(path); err != nil {
 		return nil, err
 	}
-	name, below, _, _ := cutStep(path)
-	return func(dst []byte, _ template.Source) ([]byte, error) {
-		value, ok := v[name]
-		if !ok {
-			return append(dst, "null"...), nil
-		}
-		if below == "" {
-			return jsonappend.Any(dst, value)
-		}
-		raw, err := jsonappend.Any(nil, value)
-		if err != nil {
-			return dst, err
-		}
-		if r := gjson.GetBytes(raw, below); r.Exists() {
-			return append(dst, r.Raw...), nil
-		}
-		return append(dst, "null"...), nil
-	}, nil
+	return func(dst []byte, _ template.Source) ([]byte, error) { return appendMember(dst, v, path) }, nil
 }
 
 // separate puts a space into every "{{", "}}" and "${".
@@ -112,7 +95,7 @@ func (v Variables) Prompt() string {
 			continue
 		}
 		entry := quotePrompt(raw)
-		if len(b)+len(entry)+2 > MaxPromptBytes {
+		if len(b)+len(entry)+len(",} }") > MaxPromptBytes { // the last brace may get a space before it
 			continue
 		}
 		if len(b) > 1 {
@@ -189,8 +172,11 @@ func cleanValue(v any) any {
 		}
 	case map[string]any:
 		out := make(map[string]any, len(v))
-		for name, e := range v {
-			out[clean(name)] = cleanValue(e)
+		for _, name := range slices.Sorted(maps.Keys(v)) { // so that of names that become equal the same one stays
+			cleaned := clean(name)
+			if _, taken := out[cleaned]; !taken || cleaned == name {
+				out[cleaned] = cleanValue(v[name])
+			}
 		}
 		return out
 	}
@@ -260,7 +246,7 @@ func (a *agent) merge(call Variables, reply []entry, res *PreCallResult) {
 	}
 	for i := range a.variables {
 		if d := &a.variables[i]; d.def != nil {
-			set(d.Name, d.def, OriginDefault)
+			set(d.Name, unshared(d.def), OriginDefault)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(call)) {
@@ -298,13 +284,32 @@ func (a *agent) merge(call Variables, reply []entry, res *PreCallResult) {
 	res.replied = taken > 0
 }
 
+// declares returns the declaration of a variable of a reply, nil for none.
 func (a *agent) declares(name string) *declared {
-	for i := range a.variables {
-		if a.variables[i].Name == name {
-			return &a.variables[i]
-		}
+	if i, ok := a.preCall.response.declared[name]; ok {
+		return &a.variables[i]
 	}
 	return nil
+}
+
+// unshared copies what a runtime could change inside of a default, so that one
+// call cannot put anything into another's variables.
+func unshared(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for name, e := range v {
+			out[name] = unshared(e)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, e := range v {
+			out[i] = unshared(e)
+		}
+		return out
+	}
+	return v
 }
 
 // read returns the value of a reply's entry, or why it is not taken.
@@ -326,10 +331,18 @@ func (e *entry) read(d *declared) (any, Reason) {
 		return nil, ReasonTooLong
 	}
 	value := decode(e.value)
-	if s, ok := value.(string); ok && s == "" {
-		return nil, ReasonEmpty
-	} else if ok && len(s) > maxVariableBytes {
-		return nil, ReasonTooLong
+	switch v := value.(type) {
+	case string:
+		if v == "" {
+			return nil, ReasonEmpty
+		}
+		if len(v) > maxVariableBytes {
+			return nil, ReasonTooLong
+		}
+	case json.Number:
+		if len(v) > maxVariableBytes {
+			return nil, ReasonTooLong
+		}
 	}
 	if d == nil {
 		return value, ""

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,12 +62,19 @@ func judge(w *webhook, status int, header http.Header, reply []byte, now time.Ti
 	return meaning{kind: failed}
 }
 
+// reads reports whether it takes the body of an answer with this status to say
+// what the answer means.
+func (s *Success) reads(status int) bool {
+	return s != nil && s.Path != "" &&
+		(len(s.Status) == 0 && status >= 200 && status <= 299 || slices.Contains(s.Status, status))
+}
+
 // text says what the answer was, for the log.
 func (m meaning) text(status int) string {
-	s := fmt.Sprintf("the endpoint answered %d %s", status, http.StatusText(status))
+	s := strings.TrimSpace(fmt.Sprintf("the endpoint answered %d %s", status, http.StatusText(status)))
 	switch {
 	case status >= 200 && status <= 299:
-		s += ", and its body does not say what success.path and success.equals ask for"
+		s += ", which is not what the webhook's success asks for"
 	case status >= 300 && status <= 399:
 		s += ": redirects are not followed; write the final URL into the config"
 	case m.kind == postponed && m.retryAfter > 0:
@@ -170,5 +178,8 @@ func pause(r Retry, n int) time.Duration {
 	for range min(n-1, 100) { // long after the cap is reached, however slowly it grows
 		d = b.NextBackOff()
 	}
-	return min(d, time.Duration(r.MaxInterval)) // backoff caps before it spreads
+	if most := time.Duration(r.MaxInterval); d > most { // backoff caps before it spreads
+		d = 2*most - d
+	}
+	return d
 }

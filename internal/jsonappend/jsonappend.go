@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -27,6 +26,14 @@ const MaxDepth = 100
 
 const hex = "0123456789abcdef"
 
+// plain are the bytes that stand in a JSON string as they are, in any case.
+var plain = func() (t [256]bool) {
+	for c := 0x20; c < utf8.RuneSelf; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
 // String appends s as a JSON string. Only what JSON requires is escaped;
 // invalid UTF-8 becomes U+FFFD.
 func String(dst []byte, s string) []byte {
@@ -34,11 +41,11 @@ func String(dst []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
+		if plain[c] {
+			i++
+			continue
+		}
 		if c < utf8.RuneSelf {
-			if c >= 0x20 && c != '"' && c != '\\' {
-				i++
-				continue
-			}
 			dst = append(dst, s[start:i]...)
 			switch c {
 			case '"', '\\':
@@ -183,9 +190,15 @@ func object(dst []byte, m map[string]any, depth int) ([]byte, error) {
 	if m == nil {
 		return append(dst, "null"...), nil
 	}
+	var few [16]string // most objects are small: no allocation for their names
+	names := few[:0]
+	for k := range m {
+		names = append(names, k)
+	}
+	slices.Sort(names)
 	dst = append(dst, '{')
 	var err error
-	for i, k := range slices.Sorted(maps.Keys(m)) {
+	for i, k := range names {
 		if i > 0 {
 			dst = append(dst, ',')
 		}

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/callhook-go/callhook/internal/suggest"
 )
@@ -21,21 +22,44 @@ import (
 // Fault is one thing that is wrong, at a path like "post_call[1].url".
 type Fault struct{ Path, Problem string }
 
+// Faults are all that is wrong. An UnmarshalJSON that calls [Decode] returns them
+// as its error, and their paths are added to its own.
+type Faults []Fault
+
+func (f Faults) Error() string {
+	var b strings.Builder
+	for i, fault := range f {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		if fault.Path != "" {
+			b.WriteString(fault.Path + ": ")
+		}
+		b.WriteString(fault.Problem)
+	}
+	return b.String()
+}
+
+// MaxFaults bounds the faults that [Decode] reports.
+const MaxFaults = 1000
+
 // Decode decodes data into the value that into points to. What has no fault is
 // decoded, whatever else has one. Numbers in untyped values become [json.Number].
-func Decode(data []byte, into any) []Fault {
+func Decode(data []byte, into any) Faults {
 	d := &decoder{}
 	if err := checkSyntax(data); err != nil {
-		return []Fault{{"", err.Error()}}
+		return Faults{{"", err.Error()}}
 	}
 	d.decode(data, reflect.ValueOf(into).Elem(), "")
 	return d.faults
 }
 
-type decoder struct{ faults []Fault }
+type decoder struct{ faults Faults }
 
 func (d *decoder) fault(path, format string, args ...any) {
-	d.faults = append(d.faults, Fault{path, fmt.Sprintf(format, args...)})
+	if len(d.faults) < MaxFaults {
+		d.faults = append(d.faults, Fault{path, fmt.Sprintf(format, args...)})
+	}
 }
 
 var (
@@ -50,16 +74,25 @@ func (d *decoder) decode(raw []byte, v reflect.Value, path string) {
 	}
 	switch pt := reflect.PointerTo(v.Type()); {
 	case pt.Implements(jsonType):
-		if err := json.Unmarshal(raw, v.Addr().Interface()); err != nil {
-			d.fault(path, "%s", strings.TrimPrefix(err.Error(), "json: "))
+		err := v.Addr().Interface().(json.Unmarshaler).UnmarshalJSON(raw)
+		if inner, ok := err.(Faults); ok {
+			for _, f := range inner {
+				d.fault(join(path, f.Path), "%s", f.Problem)
+			}
+		} else if err != nil {
+			d.fault(path, "%s", err)
 		}
 		return
 	case pt.Implements(textType):
 		var s string
-		if json.Unmarshal(raw, &s) != nil {
+		isText := json.Unmarshal(raw, &s) == nil
+		if !isText {
+			s = string(raw)
+		}
+		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(s)); err != nil {
+			d.fault(path, "%s", err) // it says how such a text is written
+		} else if !isText {
 			d.fault(path, "it must be a text in quotes, not %s", kind(raw))
-		} else if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(s)); err != nil {
-			d.fault(path, "%s", err)
 		}
 		return
 	}
@@ -176,8 +209,8 @@ func jsonName(f reflect.StructField) string {
 }
 
 func join(path, name string) string {
-	if path == "" {
-		return name
+	if path == "" || name == "" {
+		return path + name
 	}
 	return path + "." + name
 }
@@ -217,8 +250,46 @@ func checkSyntax(data []byte) error {
 	if !errors.As(err, &syntax) {
 		return err
 	}
-	before := data[:min(max(int(syntax.Offset)-1, 0), len(data))]
+	at := min(max(int(syntax.Offset)-1, 0), len(data))
+	before := data[:at]
 	line := 1 + bytes.Count(before, []byte("\n"))
-	column := len(before) - bytes.LastIndexByte(before, '\n')
-	return fmt.Errorf("this is not JSON: line %d, column %d: %s", line, column, syntax)
+	column := 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
+	return fmt.Errorf("this is not JSON: line %d, column %d: %s", line, column, hint(syntax, before, data[at:]))
+}
+
+// hint says what is wrong in words for people who seldom write JSON, and what
+// encoding/json says where it has none.
+func hint(syntax *json.SyntaxError, before, rest []byte) string {
+	var last byte // before the fault, but for white space
+	if b := bytes.TrimSpace(before); len(b) > 0 {
+		last = b[len(b)-1]
+	}
+	said := syntax.Error()
+	c := rune(0)
+	if strings.Contains(said, "invalid character") {
+		c, _ = utf8.DecodeRune(rest)
+	}
+	switch {
+	case strings.Contains(said, "unexpected end"):
+		return "it ends too early: a }, a ] or a quote is missing"
+	case last == ',' && (c == '}' || c == ']'):
+		return fmt.Sprintf("there is a comma before %c: remove it", c)
+	case c == '“' || c == '”' || c == '„' || c == '\'':
+		return fmt.Sprintf(`%c is not the quote of JSON: use "`, c)
+	case c == '/' || c == '#':
+		return "JSON has no comments: remove it"
+	case strings.Contains(said, "in string literal"):
+		return `a text has a line break or another control character in it: write \n, or close its quote`
+	case strings.Contains(said, "object key string"):
+		return `a name in double quotes must stand here, like "url"`
+	case strings.Contains(said, "after object key:value pair"), strings.Contains(said, "after array element"):
+		return fmt.Sprintf("a comma is missing before %c, or a bracket", c)
+	case strings.Contains(said, "after object key"):
+		return "a colon is missing after the name"
+	case strings.Contains(said, "after top-level value"):
+		return "there is more after the end"
+	case strings.Contains(said, "beginning of value"):
+		return `a value must stand here: a text in double quotes, a number, true, false, null, { or [`
+	}
+	return said
 }

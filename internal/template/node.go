@@ -60,24 +60,33 @@ func (n *Node) Add(name string, child *Node) {
 
 // Append renders the document.
 func (n *Node) Append(dst []byte, src Source) ([]byte, error) {
+	left := work(MaxWork)
+	return n.append(dst, src, &left)
+}
+
+func (n *Node) append(dst []byte, src Source, left *work) ([]byte, error) {
 	var err error
 	switch {
 	case n.raw != nil:
 		return append(dst, n.raw...), nil
 	case n.expr != nil:
-		return n.expr.AppendJSON(dst, src)
+		return n.expr.appendJSON(dst, src, left)
 	case n.parts != nil:
 		var t []byte
 		for _, p := range n.parts {
 			if p.Expr == nil {
 				t = append(t, p.Literal...)
-			} else if t, err = p.Expr.AppendText(t, src, nil); err != nil {
+				continue
+			}
+			v, err := p.Expr.value(src, left)
+			if err != nil {
 				return dst, err
 			}
+			t = append(t, text(v)...)
 		}
 		return jsonappend.String(dst, string(t)), nil
 	case n.array:
-		return n.appendItems(dst, src)
+		return n.appendItems(dst, src, left)
 	}
 	dst = append(dst, '{')
 	first := true
@@ -89,7 +98,7 @@ func (n *Node) Append(dst []byte, src Source) ([]byte, error) {
 		}
 		dst = append(dst, m.key...)
 		value := len(dst)
-		if dst, err = m.node.Append(dst, src); err != nil {
+		if dst, err = m.node.append(dst, src, left); err != nil {
 			return dst, err
 		}
 		if m.node.omits() && Empty(dst[value:]) {
@@ -101,7 +110,7 @@ func (n *Node) Append(dst []byte, src Source) ([]byte, error) {
 	return append(dst, '}'), nil
 }
 
-func (n *Node) appendItems(dst []byte, src Source) ([]byte, error) {
+func (n *Node) appendItems(dst []byte, src Source, left *work) ([]byte, error) {
 	var err error
 	dst = append(dst, '[')
 	first := true
@@ -111,7 +120,7 @@ func (n *Node) appendItems(dst []byte, src Source) ([]byte, error) {
 			dst = append(dst, ',')
 		}
 		value := len(dst)
-		if dst, err = item.Append(dst, src); err != nil {
+		if dst, err = item.append(dst, src, left); err != nil {
 			return dst, err
 		}
 		if item.omits() && Empty(dst[value:]) {

@@ -7,7 +7,8 @@
 //
 // There are no tags, loops or conditions, and what a placeholder yields is never
 // expanded again. A template is parsed once and rendered often; rendering cannot
-// run away, since it visits each part once.
+// run away, since it visits each part once and all values and filters together
+// may make no more than [MaxWork] bytes.
 package template
 
 import (
@@ -19,6 +20,13 @@ import (
 	"github.com/callhook-go/callhook/internal/jsonappend"
 	"github.com/tidwall/gjson"
 )
+
+// MaxWork bounds how many bytes the values and filters of one document make, in
+// between too: "| json | json | …" doubles a text with each step.
+const MaxWork = 64 << 20
+
+// ErrTooLarge says that rendering was given up at [MaxWork].
+var ErrTooLarge = fmt.Errorf("its placeholders and filters make more than %d MiB", MaxWork>>20)
 
 // Source is what a template is rendered from.
 type Source interface {
@@ -102,20 +110,15 @@ func parseExpr(text string, scope Scope, lenient bool) (*Expr, error) {
 
 // AppendJSON appends the value as JSON, typed as it is.
 func (e *Expr) AppendJSON(dst []byte, src Source) ([]byte, error) {
-	if len(e.filters) == 0 {
-		return e.get(dst, src)
-	}
-	v, err := e.value(src)
-	if err != nil {
-		return dst, err
-	}
-	return appendValue(dst, v), nil
+	left := work(MaxWork)
+	return e.appendJSON(dst, src, &left)
 }
 
 // AppendText appends the value as text: a string without its quotes, nothing for
 // null, JSON for the rest. escape may be nil.
 func (e *Expr) AppendText(dst []byte, src Source, escape Escape) ([]byte, error) {
-	v, err := e.value(src)
+	left := work(MaxWork)
+	v, err := e.value(src, &left)
 	if err != nil {
 		return dst, err
 	}
@@ -125,21 +128,53 @@ func (e *Expr) AppendText(dst []byte, src Source, escape Escape) ([]byte, error)
 	return escape(dst, text(v)), nil
 }
 
-func (e *Expr) value(src Source) (gjson.Result, error) {
+// Escape appends text so that it is safe at one place: a path segment, a query
+// value, a header.
+type Escape func(dst []byte, text string) []byte
+
+// work is how many bytes may still be made.
+type work int
+
+func (w *work) spend(n int) error {
+	if *w -= work(n); *w < 0 {
+		return ErrTooLarge
+	}
+	return nil
+}
+
+func (e *Expr) appendJSON(dst []byte, src Source, left *work) ([]byte, error) {
+	if len(e.filters) == 0 {
+		start := len(dst)
+		dst, err := e.get(dst, src)
+		if err != nil {
+			return dst, err
+		}
+		return dst, left.spend(len(dst) - start)
+	}
+	v, err := e.value(src, left)
+	if err != nil {
+		return dst, err
+	}
+	return appendValue(dst, v), nil
+}
+
+func (e *Expr) value(src Source, left *work) (gjson.Result, error) {
 	raw, err := e.get(nil, src)
+	if err == nil {
+		err = left.spend(len(raw))
+	}
 	if err != nil {
 		return gjson.Result{}, err
 	}
 	v := gjson.ParseBytes(raw)
 	for _, f := range e.filters {
 		v = f.apply(v, f.args, src)
+		if err := left.spend(len(v.Raw) + len(v.Str)); err != nil {
+			return gjson.Result{}, err
+		}
 	}
 	return v, nil
 }
-
-// Escape appends text so that it is safe at one place: a path segment, a query
-// value, a header.
-type Escape func(dst []byte, text string) []byte
 
 // Part is a stretch of a [Text]: a literal, a placeholder or a secret reference.
 type Part struct {
@@ -160,11 +195,11 @@ type Options struct {
 
 // ParseText parses text with placeholders in it.
 func ParseText(s string, scope Scope, o Options) ([]Part, error) {
-	if !o.Lenient && strings.Contains(s, "{%") {
-		return nil, errors.New("{% … %} is not supported: only {{ path | filter }} is")
-	}
 	var parts []Part
 	literal := func(t string) error {
+		if !o.Lenient && strings.Contains(t, "{%") {
+			return errors.New("{% … %} is not supported: only {{ path | filter }} is")
+		}
 		for t != "" {
 			i := -1
 			if o.Secrets {
@@ -179,7 +214,7 @@ func ParseText(s string, scope Scope, o Options) ([]Part, error) {
 			}
 			name, rest, ok := strings.Cut(t[i+2:], "}")
 			if !ok || !IsName(name) {
-				return fmt.Errorf("a secret reference is not ${NAME}: a name is letters, digits and _, and does not begin with a digit")
+				return errors.New("a secret is not written ${NAME}: a name is letters, digits and _, and does not begin with a digit")
 			}
 			parts = append(parts, Part{Secret: name})
 			t = rest
@@ -203,6 +238,9 @@ func ParseText(s string, scope Scope, o Options) ([]Part, error) {
 			return nil, errors.New("a placeholder has no end: {{ needs its }}")
 		}
 		e, err := parseExpr(s[:end], scope, o.Lenient)
+		if o.Secrets && strings.Contains(s[:end], "${") {
+			err = errors.New("a secret cannot stand inside of {{ }}: write ${NAME} beside it")
+		}
 		switch {
 		case err == nil && e.omit && !o.Lenient:
 			return nil, fmt.Errorf("{{ %s }}: filter omit works only where the placeholder is the whole value", e.Text)

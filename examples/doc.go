@@ -1,0 +1,2 @@
+// Package examples holds programs that run and configs to copy.
+package examples

@@ -1,0 +1,165 @@
+package callhook_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/callhook-go/callhook"
+)
+
+// watch is a Trace that remembers what it was told.
+type watch struct {
+	mu        sync.Mutex
+	attempts  []attempt
+	delivered []callhook.Delivery
+	dead      []callhook.Delivery
+	reasons   []callhook.Reason
+}
+
+// attempt is one that was made, and of which call.
+type attempt struct {
+	callhook.Attempt
+	ID, Call, Webhook string
+}
+
+func (w *watch) trace() *callhook.Trace {
+	return &callhook.Trace{
+		AttemptDone: func(_ context.Context, d *callhook.Delivery, a callhook.Attempt) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.attempts = append(w.attempts, attempt{a, d.ID, d.Call, d.Webhook})
+		},
+		Delivered: func(_ context.Context, d *callhook.Delivery) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.delivered = append(w.delivered, *d)
+		},
+		Dead: func(_ context.Context, d *callhook.Delivery, reason callhook.Reason) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.dead, w.reasons = append(w.dead, *d), append(w.reasons, reason)
+		},
+	}
+}
+
+// tries returns the attempts so far.
+func (w *watch) tries() []attempt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]attempt(nil), w.attempts...)
+}
+
+// settled returns the delivery that was delivered or died, and as what; nil when
+// there is none yet.
+func (w *watch) settled() (*callhook.Delivery, callhook.State, callhook.Reason) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case len(w.delivered) > 0:
+		d := w.delivered[0]
+		return &d, callhook.StateDelivered, ""
+	case len(w.dead) > 0:
+		d := w.dead[0]
+		return &d, callhook.StateDead, w.reasons[0]
+	}
+	return nil, "", ""
+}
+
+// pauses returns the times between the starts of attempts.
+func pauses(tries []attempt) (out []time.Duration) {
+	for i := 1; i < len(tries); i++ {
+		out = append(out, tries[i].At.Sub(tries[i-1].At))
+	}
+	return out
+}
+
+// hook returns the config of agent "a" with one post-call webhook "w" at url;
+// more is further JSON of the webhook.
+func hook(t testing.TB, url, more string) *callhook.Config {
+	t.Helper()
+	if more != "" {
+		more = ", " + more
+	}
+	return parse(t, fmt.Sprintf(`{"agent_id": "a", "post_call": [{"name": "w", "url": %q%s}]}`, url, more))
+}
+
+// ended returns a call of agent "a" that has ended now.
+func ended(id string) *callhook.Call {
+	return &callhook.Call{ID: id, AgentID: "a", EndedAt: time.Now()}
+}
+
+// raise calls PostCall and fails the test if that fails.
+func raise(t testing.TB, h *callhook.Hooks, calls ...*callhook.Call) {
+	t.Helper()
+	for _, call := range calls {
+		if err := h.PostCall(t.Context(), call); err != nil {
+			t.Fatalf("PostCall of %s: %v", call.ID, err)
+		}
+	}
+}
+
+// stall answers with a status and the beginning of a body that never ends.
+func stall(code int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		fmt.Fprint(w, body)
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}
+}
+
+// silent never answers.
+func silent(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// hangUp closes the connection instead of answering.
+func hangUp(w http.ResponseWriter, _ *http.Request) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err == nil {
+		conn.Close()
+	}
+}
+
+// list returns what the hooks' queue holds.
+func list(t testing.TB, q callhook.Queue, f callhook.Filter) []*callhook.Delivery {
+	t.Helper()
+	ds, err := q.(callhook.Inspector).List(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ds
+}
+
+// secretsOf resolves names from a map.
+func secretsOf(m map[string]string) callhook.SecretFunc {
+	return func(_ context.Context, ref callhook.SecretRef) (string, error) {
+		if v, ok := m[ref.Name]; ok {
+			return v, nil
+		}
+		return "", fmt.Errorf("%w: %s", callhook.ErrNoSecret, ref.Name)
+	}
+}
+
+// names returns the numbered names prefix0, prefix1, …
+func names(prefix string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("%s%d", prefix, i)
+	}
+	return out
+}
+
+// oneOf reports whether s contains any of the texts, and which.
+func oneOf(s string, texts ...string) (string, bool) {
+	for _, text := range texts {
+		if text != "" && strings.Contains(s, text) {
+			return text, true
+		}
+	}
+	return "", false
+}
