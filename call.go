@@ -35,7 +35,7 @@ type Call struct {
 	// [PreCallResult.Apply] sets it; zero means the one in production.
 	ConfigRevision int `json:"config_revision"`
 
-	// Direction is who called whom.
+	// Direction is who called whom. PreCall takes an empty one for inbound.
 	Direction Direction `json:"direction"`
 	// Channel is how the call came, like "phone", "sip" or "web".
 	Channel string `json:"channel"`

@@ -451,31 +451,42 @@ func (f *callField) typeBelow(path, below string) (string, error) {
 		names = append(names, "call."+f.name+"."+s.name)
 	}
 	if len(names) == 0 {
-		return "", fmt.Errorf("%s does not exist: call.%s is one %s and has no parts", path, f.name, f.typ)
+		return "", fmt.Errorf("%s does not exist: call.%s is one value and has no parts", path, f.name)
 	}
 	return "", fmt.Errorf("%s does not exist%s; parts of call.%s are %s", path,
 		suggest.DidYouMean("call."+f.name+"."+want, names), f.name, strings.Join(names, ", "))
 }
 
 func unknownPath(path string, t Type) error {
-	var names []string
+	var fields, names []string
 	for i := range callFields {
 		if callFields[i].has&typeSet(t) != 0 {
+			fields = append(fields, callFields[i].name)
 			names = append(names, "call."+callFields[i].name)
 		}
 	}
 	for i := range eventFields {
 		names = append(names, "event."+eventFields[i].name)
 	}
-	hint := suggest.DidYouMean(path, names)
-	if hint == "" && !strings.HasPrefix(path, "call.") {
-		if h := suggest.DidYouMean("call."+path, names); h != "" {
-			hint = h
-		} else if template.IsName(path) {
-			hint = " (a variable is call.variables." + path + ")"
-		}
+	var hint string
+	switch {
+	case path == "call" || path == "event":
+		return fmt.Errorf(`%s is not one value: take its parts, like "call.from"`, path)
+	case slices.Contains(names, "call."+path):
+		hint = ` (did you mean "call.` + path + `"?)`
+	case template.IsName(path):
+		hint = " (a variable is call.variables." + path + ")"
+	default:
+		hint = suggest.DidYouMean(path, names)
 	}
-	return fmt.Errorf("%s does not exist%s; Fields lists what does", path, hint)
+	switch {
+	case hint != "":
+	case strings.HasPrefix(path, "call."):
+		hint = "; after call. can stand " + strings.Join(fields, ", ")
+	default:
+		hint = `: a path begins with call. or event., like "call.from" or "call.variables.customer_name"`
+	}
+	return fmt.Errorf("%s does not exist%s", path, hint)
 }
 
 func join[S ~string](all []S) string {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/callhook-go/callhook/internal/jsonappend"
+	"github.com/callhook-go/callhook/internal/strictjson"
 	"github.com/callhook-go/callhook/internal/suggest"
 	"github.com/callhook-go/callhook/internal/template"
 	"github.com/tidwall/gjson"
@@ -74,7 +76,28 @@ type compiler struct {
 }
 
 func (c *compiler) fault(at, format string, args ...any) {
-	c.faults = append(c.faults, Fault{at, fmt.Sprintf(format, args...)})
+	if len(c.faults) < strictjson.MaxFaults {
+		c.faults = append(c.faults, Fault{at, fmt.Sprintf(format, args...)})
+	}
+}
+
+// Bounds of a config, so that none can slow the process down that others share.
+const (
+	maxWebhooks     = 50   // of a type
+	maxPlaceholders = 1000 // of a webhook
+	maxHeaders      = 50   // and names in a query
+	maxText         = 8000 // of a URL or a header's value
+	maxSecrets      = 50   // that a webhook refers to
+	maxKeys         = 10
+	maxStatuses     = 100
+)
+
+// most reports whether a list is not too long.
+func (c *compiler) most(n, most int, at string) bool {
+	if n > most {
+		c.fault(at, "there are %d; at most %d are possible", n, most)
+	}
+	return n <= most
 }
 
 func (c *compiler) err(source string) error {
@@ -86,9 +109,19 @@ func (c *compiler) err(source string) error {
 
 // scope is that of the URL and headers of a webhook.
 func (c *compiler) scope(t Type) template.Scope {
-	return func(path string) (template.Getter, error) {
+	return c.limited(func(path string) (template.Getter, error) {
 		c.paths = append(c.paths, path)
 		return resolver(t)(path)
+	})
+}
+
+// limited bounds the placeholders of a webhook.
+func (c *compiler) limited(scope template.Scope) template.Scope {
+	return func(path string) (template.Getter, error) {
+		if len(c.paths) >= maxPlaceholders {
+			return nil, fmt.Errorf("the webhook has more than %d placeholders", maxPlaceholders)
+		}
+		return scope(path)
 	}
 }
 
@@ -108,6 +141,10 @@ func (c *compiler) agent(cfg *Config) *agent {
 			a.zone = loc
 		}
 	}
+	if !c.most(len(cfg.CallStatus), maxWebhooks, "call_status") ||
+		!c.most(len(cfg.PostCall), maxWebhooks, "post_call") {
+		return a
+	}
 	a.variables = c.variables(cfg.Variables)
 	if cfg.PreCall != nil {
 		a.preCall = c.preCall(cfg.PreCall)
@@ -115,6 +152,7 @@ func (c *compiler) agent(cfg *Config) *agent {
 	for i := range cfg.CallStatus {
 		w, at := &cfg.CallStatus[i], fmt.Sprintf("call_status[%d]", i)
 		out := c.webhook(&w.Endpoint, &w.DeliveryOptions, TypeCallStatus, at)
+		c.most(len(w.Statuses), maxStatuses, at+".statuses")
 		for j, s := range w.Statuses {
 			if !s.valid() {
 				c.fault(fmt.Sprintf("%s.statuses[%d]", at, j), `%q cannot be a status: write it in lower case with _, like "transfer_started"`, s)
@@ -189,8 +227,8 @@ func (c *compiler) retry(r Retry, at string) Retry {
 	if r.MaxAttempts < 0 {
 		c.fault(at+".max_attempts", "%d is not possible: it must be 1 or more, or left out", r.MaxAttempts)
 	}
-	if r.MaxInterval < r.Initial {
-		c.fault(at+".max_interval", "it is shorter than initial (%s)", r.Initial)
+	if 0 < r.MaxInterval && r.MaxInterval < r.Initial && r.Initial <= day {
+		c.fault(at+".max_interval", "%s is shorter than initial (%s): make it as long, or leave it out", r.MaxInterval, r.Initial)
 	}
 	return r
 }
@@ -209,10 +247,10 @@ func (c *compiler) success(s *Success, at string) *Success {
 			c.fault(at+".path", "%s", err)
 		}
 	}
-	if (s.Path == "") != (len(s.Equals) == 0) {
-		c.fault(at, `"path" and "equals" belong together: the value at path must equal equals`)
-	}
-	if s.Path == "" && len(s.Status) == 0 {
+	switch {
+	case (s.Path == "") != (len(s.Equals) == 0):
+		c.fault(at, `"path" and "equals" belong together: where in the answer to look, and what must stand there`)
+	case s.Path == "" && len(s.Status) == 0:
 		c.fault(at, `it says nothing: give "status", or "path" and "equals", or leave it out`)
 	}
 	return s
@@ -249,35 +287,53 @@ type declared struct {
 	def any // Default in its declared type; nil for none
 }
 
+// maxDeclared bounds the variables of a config: each lookup looks at all of them.
+const maxDeclared = 500
+
 var variableTypes = []string{"string", "number", "boolean", "date", "object", "array"}
 
 func (c *compiler) variables(all []Variable) (out []declared) {
+	if len(all) > maxDeclared {
+		c.fault("variables", "%d are declared; at most %d can be", len(all), maxDeclared)
+		return nil
+	}
 	seen := map[string]bool{}
 	for i, v := range all {
 		at := fmt.Sprintf("variables[%d]", i)
 		switch {
-		case !template.IsName(v.Name):
-			c.fault(at+".name", "%q cannot be the name of a variable: use letters, digits and _, and begin with a letter or _", v.Name)
+		case !template.IsName(v.Name) || len(v.Name) > 64:
+			c.fault(at+".name", "%.80q cannot be the name of a variable: use up to 64 letters, digits and _, and begin with a letter or _", v.Name)
 		case reservedVariable(v.Name):
 			c.fault(at+".name", "%s is reserved: choose another name", v.Name)
 		case seen[v.Name]:
 			c.fault(at+".name", "%s is declared twice: keep one", v.Name)
 		}
 		seen[v.Name] = true
-		if v.Type != "" && !slices.Contains(variableTypes, v.Type) {
-			c.fault(at+".type", "%q is not a type%s: use %s", v.Type, suggest.DidYouMean(v.Type, variableTypes), strings.Join(variableTypes, ", "))
-		}
 		d := declared{Variable: v}
-		if v.Default != nil {
-			value, reason := coerce(v.Default, v.Type)
-			if reason != "" {
-				c.fault(at+".default", "it is not a %s", v.Type)
-			}
-			d.def = value
+		if v.Type != "" && !slices.Contains(variableTypes, v.Type) {
+			c.fault(at+".type", "%.80q is not a type%s: use %s", v.Type, suggest.DidYouMean(v.Type, variableTypes), strings.Join(variableTypes, ", "))
+		} else if v.Default != nil {
+			d.def = c.variableDefault(v, at+".default")
 		}
 		out = append(out, d)
 	}
 	return out
+}
+
+// variableDefault returns the default in its declared type.
+func (c *compiler) variableDefault(v Variable, at string) any {
+	raw, err := jsonappend.Any(nil, v.Default)
+	if err != nil {
+		c.fault(at, "%s", err)
+		return nil
+	}
+	value, reason := coerce(v.Default, v.Type)
+	if reason != "" {
+		like := map[string]string{"string": `a text, like "Ada"`, "number": "a number, like 42", "boolean": "true or false",
+			"date": `a date, like "2026-03-05" or "2026-03-05T09:00:00Z"`, "object": "an object in { }", "array": "a list in [ ]"}
+		c.fault(at, "%.80s is not %s", raw, like[v.Type])
+	}
+	return value
 }
 
 func reservedVariable(name string) bool { return name == "call" || name == "system" }

@@ -5,16 +5,21 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/callhook-go/callhook/internal/egress"
+	"github.com/callhook-go/callhook/internal/jsonappend"
 	"github.com/callhook-go/callhook/internal/template"
 )
 
@@ -218,32 +223,65 @@ func deliveryID(parts ...string) string {
 var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
 // delivery builds what is sent to w for an event.
-func (h *Hooks) delivery(a *agent, w *webhook, call *Call, e EventType, at time.Time, key string) *Delivery {
+func (h *Hooks) delivery(a *agent, w *webhook, call *Call) *Delivery {
+	r := a.rendering(call, w)
 	d := &Delivery{
-		ID:     deliveryID(call.TenantID, call.AgentID, call.ID, w.name, key),
+		ID: r.event.ID, Event: r.event.Type, At: r.event.Timestamp, Call: call.ID,
 		Tenant: call.TenantID, Agent: call.AgentID, Webhook: w.name, Type: w.typ,
-		Event: e, Call: call.ID, At: at, Lane: w.lane, Ordered: w.ordered, EnqueuedAt: time.Now(),
+		Lane: w.lane, Ordered: w.ordered, EnqueuedAt: time.Now(),
 	}
-	r := &rendering{zone: a.zone, event: &Event{ID: d.ID, Type: e, Timestamp: at, Data: EventData{Call: call}}}
-	var err error
-	if d.Body, err = w.body.build(r, h.queue.Limits().MaxBody); err == nil {
-		err = w.placeholders(func(e *template.Expr) error {
-			if d.Values == nil {
-				d.Values = map[string]string{}
-			}
-			var err error
-			d.Values[e.Text], err = r.text(e)
-			return err
-		})
-	}
-	if err != nil {
-		d.BuildError, d.Body = err.Error(), nil
+	if err := d.build(w, r, h.queue.Limits().MaxBody); err != nil {
+		d.BuildError, d.Body, d.Values = err.Error(), nil, nil
 	}
 	return d
 }
 
+// rendering is what the webhook's request is made from.
+func (a *agent) rendering(call *Call, w *webhook) *rendering {
+	e, at, key := EventStatus, call.StatusAt, "sequence:"+strconv.FormatInt(call.Sequence, 10)
+	switch {
+	case w.on == OnEnded:
+		e, at, key = EventEnded, call.EndedAt, OnEnded
+	case w.on == OnAnalyzed:
+		e, at, key = EventAnalyzed, call.AnalyzedAt, OnAnalyzed
+	case call.Sequence <= 0:
+		key = "status:" + string(call.Status) + ":" + call.StatusAt.UTC().Format(time.RFC3339Nano)
+	}
+	return a.render(call, w.name, e, at, key)
+}
+
+// render prepares to render an event: id is made of what tells it from others.
+func (a *agent) render(call *Call, webhook string, e EventType, at time.Time, key string) *rendering {
+	if at.IsZero() {
+		at = time.Now()
+	}
+	id := deliveryID(call.TenantID, call.AgentID, call.ID, webhook, key)
+	return &rendering{zone: a.zone, event: &Event{ID: id, Type: e, Timestamp: at, Data: EventData{Call: a.public(call)}}}
+}
+
+// build sets Body and Values.
+func (d *Delivery) build(w *webhook, r *rendering, limit int) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // MarshalJSON of a type of the host's
+			err = fmt.Errorf("callhook: the payload cannot be built: panic: %v", p)
+		}
+	}()
+	if d.Body, err = w.body.build(r, limit); err != nil {
+		return err
+	}
+	return w.placeholders(func(e *template.Expr) error {
+		if d.Values == nil {
+			d.Values = map[string]string{}
+		}
+		var err error
+		d.Values[e.Text], err = r.text(e)
+		return err
+	})
+}
+
 // handle is the Handler of Run: one attempt, and what follows from it.
 func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
+	entered := false
 	defer func() {
 		if p := recover(); p != nil { // a hook of the host's: the runtime's calls go on
 			h.log.Error("callhook: delivery panicked", "id", d.ID, "panic", p, "stack", string(debug.Stack()))
@@ -251,7 +289,7 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 			v = RetryAt(time.Now().Add(time.Minute))
 		}
 		h.settled(ctx, d, v)
-		h.lanes.pump(d.Lane)
+		h.lanes.pump(d.Lane, !entered)
 	}()
 	a, err := h.agents.find(ctx, ConfigRef{Tenant: d.Tenant, Agent: d.Agent})
 	switch {
@@ -267,9 +305,10 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 		return Dead(ReasonWebhookRemoved)
 	case d.BuildError != "":
 		return Dead(ReasonBuildFailed)
-	case (d.Attempts > 0 || d.Postponed > 0) && time.Since(d.EnqueuedAt) > time.Duration(w.retry.MaxAge):
+	case time.Since(d.EnqueuedAt) > time.Duration(w.retry.MaxAge) && (d.Attempts > 0 || d.Postponed > 0 || h.lanes.isGone(d.Lane)):
 		return Dead(ReasonExpired)
 	}
+	entered = true
 	if !h.lanes.enter(d.Lane, w) {
 		return Park()
 	}
@@ -311,7 +350,7 @@ const maxLog = 10
 // attempt makes one HTTP exchange.
 func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 	if w.paused {
-		h.lanes.hold(d.Lane, w, heldPause)
+		h.lanes.hold(d.Lane, w, heldPause, false)
 		return Park()
 	}
 	h.tell(d.ID, h.trace.AttemptStart != nil, func() {
@@ -390,7 +429,7 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	a.ClockSkew = clockSkew(resp.Header, time.Now())
 	matters := w.success.reads(resp.StatusCode)
 	reply, err := readReply(resp, matters, cancel)
-	a.Reply = excerpt(reply, secrets)
+	a.Reply = excerpt(reply, req.Header, secrets)
 	if err != nil && matters {
 		a.Error = transportError(err).Error()
 		return meaning{kind: failed}
@@ -427,16 +466,82 @@ func readReply(resp *http.Response, matters bool, cancel context.CancelFunc) ([]
 	return reply, err
 }
 
-// excerpt is the beginning of a reply without the attempt's secrets.
-func excerpt(reply []byte, secrets map[string]string) string {
-	s := strings.ToValidUTF8(string(reply[:min(len(reply), 4*maxExcerptBytes)]), "\ufffd")
-	for _, secret := range secrets {
-		s = strings.ReplaceAll(s, secret, "***")
+// excerpt is the beginning of a reply without the attempt's secrets: the values of
+// references, and what stands in headers like Authorization.
+func excerpt(reply []byte, header http.Header, secrets map[string]string) string {
+	if len(reply) == 0 {
+		return ""
 	}
+	s := string(reply[:min(len(reply), 4*maxExcerptBytes)])
+	var hide []string
+	add := func(v string) {
+		// All spellings, and what may be left of one at the end, begin like v where
+		// that is four letters or digits; so most replies are soon seen to have none.
+		if len(v) < 4 || !isPlain(v[:4]) || strings.Contains(s, v[:4]) {
+			hide = append(hide, spellings(v)...)
+		}
+	}
+	for _, v := range secrets {
+		add(v)
+	}
+	for name, values := range header {
+		if secretive(name) {
+			for _, v := range values {
+				add(v)
+				if _, credentials, ok := strings.Cut(v, " "); ok { // after Bearer
+					add(credentials)
+				}
+			}
+		}
+	}
+	// The longest first: one may stand in another.
+	slices.SortFunc(hide, func(a, b string) int { return len(b) - len(a) })
+	for _, v := range hide { // the reply may break off within one
+		for n := min(len(v)-1, len(s)); n >= 4; n-- {
+			if strings.HasSuffix(s, v[:n]) {
+				s = s[:len(s)-n] + "***"
+				break
+			}
+		}
+	}
+	for _, v := range hide {
+		s = strings.ReplaceAll(s, v, "***")
+	}
+	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) > maxExcerptBytes {
 		s = strings.ToValidUTF8(s[:maxExcerptBytes], "")
 	}
 	return s
+}
+
+func isPlain(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9')
+	})
+}
+
+// spellings returns how a text may stand in a reply: as it is, in JSON, with /
+// escaped as PHP does, in a URL and in HTML.
+func spellings(v string) []string {
+	if v == "" {
+		return nil
+	}
+	out := []string{v}
+	add := func(s string) {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	escaped, _ := json.Marshal(v) // with <, > and & escaped too
+	for _, quoted := range [][]byte{jsonappend.String(nil, v), escaped} {
+		s := string(quoted[1 : len(quoted)-1])
+		add(s)
+		add(strings.ReplaceAll(s, "/", `\/`))
+	}
+	add(url.QueryEscape(v))
+	add(url.PathEscape(v))
+	add(html.EscapeString(v))
+	return out
 }
 
 // clockSkew returns how far the receiver's clock is ahead, zero when within a minute.

@@ -20,7 +20,9 @@ import (
 
 // userAgent is sent where a config does not set its own, and does not change
 // from release to release, since receivers filter by it.
-const userAgent = "callhook/1 (+https://github.com/callhook-go/callhook)"
+var userAgent = []string{"callhook/1 (+https://github.com/callhook-go/callhook)"}
+
+var contentType = []string{"application/json"}
 
 // endpoint is a compiled [Endpoint].
 type endpoint struct {
@@ -141,9 +143,9 @@ func (e *endpoint) request(ctx context.Context, id string, body []byte, values l
 // header renders the headers, but for the signature's.
 func (e *endpoint) header(body []byte, values lookup, secrets map[string]string) (http.Header, error) {
 	h := make(http.Header, len(e.headers)+5)
-	h["User-Agent"] = []string{userAgent}
+	h["User-Agent"] = userAgent
 	if body != nil {
-		h["Content-Type"] = []string{"application/json"}
+		h["Content-Type"] = contentType
 	}
 	for _, line := range e.headers {
 		v, err := render(line.parts, values, secrets)
@@ -158,6 +160,9 @@ func (e *endpoint) header(body []byte, values lookup, secrets map[string]string)
 func (e *endpoint) signing(secrets map[string]string) ([]*key, error) {
 	if len(e.signers) == 0 {
 		return nil, nil
+	}
+	if k := e.keys.Load(); k != nil && len(secrets) == 0 { // all are literals
+		return k.keys, nil
 	}
 	texts := make([]string, len(e.signers))
 	for i, parts := range e.signers {
@@ -212,6 +217,7 @@ func (t *urlTemplate) render(values lookup, secrets map[string]string) (*url.URL
 		return t.static, nil // nobody changes a request's URL
 	}
 	var b strings.Builder
+	segment, filled := 0, false // where the path segment at hand begins, and whether data stands in it
 	for _, p := range t.parts {
 		text := p.Literal
 		switch {
@@ -225,23 +231,52 @@ func (t *urlTemplate) render(values lookup, secrets map[string]string) (*url.URL
 		}
 		switch {
 		case p.Expr == nil && p.Secret == "":
+			if end := strings.IndexAny(text, "/?"); end >= 0 {
+				if filled {
+					if err := checkSegment(b.String()[segment:] + text[:end]); err != nil {
+						return nil, err
+					}
+				}
+				segment, filled = b.Len()+strings.LastIndexAny(text, "/?")+1, false
+			}
 			b.WriteString(text)
 		case p.query:
 			b.WriteString(url.QueryEscape(text))
 		default:
+			filled = true
 			b.WriteString(url.PathEscape(text))
+		}
+	}
+	if filled {
+		if err := checkSegment(b.String()[segment:]); err != nil {
+			return nil, err
 		}
 	}
 	u, err := url.Parse(b.String())
 	if err != nil {
 		return nil, errors.New("callhook: the URL cannot be built from the call's data")
 	}
-	for segment := range strings.SplitSeq(u.EscapedPath(), "/") {
-		if t.filled && (segment == "." || segment == "..") {
-			return nil, errors.New(`callhook: the call's data would make the URL's path climb with ".."; nothing is sent there`)
+	return u, nil
+}
+
+// checkSegment returns an error when data makes a path segment one that a server
+// may take for another place: an empty one (/customers/ instead of one customer),
+// or one that climbs, in whatever spelling.
+func checkSegment(segment string) error {
+	decoded, err := url.PathUnescape(segment)
+	if err != nil {
+		return errors.New("callhook: the URL cannot be built from the call's data")
+	}
+	parts := strings.FieldsFunc(decoded, func(r rune) bool { return r == '/' || r == '\\' })
+	if len(parts) == 0 {
+		return errors.New("callhook: a placeholder in the URL's path is empty for this call, so nothing is sent: the filter default gives it a value")
+	}
+	for _, part := range parts {
+		if part, _, _ = strings.Cut(part, ";"); part == "." || part == ".." {
+			return errors.New(`callhook: the call's data would make the URL's path climb with "..", so nothing is sent`)
 		}
 	}
-	return u, nil
+	return nil
 }
 
 // endpoint compiles e. Faults go to the compiler.
@@ -260,21 +295,25 @@ func (c *compiler) endpoint(e *Endpoint, t Type, at string, query map[string]str
 		out.method = http.MethodPost
 	}
 	if !slices.Contains(methods, out.method) {
-		c.fault(at+".method", "%q cannot be used here: use %s", e.Method, strings.Join(methods, " or "))
+		c.fault(at+".method", "%.40q cannot be used here: use %s", e.Method, strings.Join(methods, ", "))
 	}
 	switch {
 	case out.timeout == 0:
 		out.timeout = def
 	case out.timeout < 0 || out.timeout > most:
-		c.fault(at+".timeout", "%s is not possible: it must be more than 0 and at most %s", e.Timeout, most)
+		c.fault(at+".timeout", "%s is not possible: it must be more than 0 and at most %s", e.Timeout, Duration(most))
 	}
 	scope := c.scope(t)
 	c.url(out, e.URL, query, at, scope)
-	for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
-		c.header(out, name, e.Headers[name], at+".headers."+name, scope)
+	if c.most(len(e.Headers), maxHeaders, at+".headers") {
+		for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
+			c.header(out, name, e.Headers[name], at+".headers."+name, scope)
+		}
 	}
-	for i, text := range e.Secrets {
-		c.signer(out, text, fmt.Sprintf("%s.secrets[%d]", at, i))
+	if c.most(len(e.Secrets), maxKeys, at+".secrets") {
+		for i, text := range e.Secrets {
+			c.signer(out, text, fmt.Sprintf("%s.secrets[%d]", at, i))
+		}
 	}
 	return out
 }
@@ -287,7 +326,7 @@ func (c *compiler) name(e *Endpoint, t Type, at string) string {
 	if len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '_' && r != '-'
 	}) {
-		c.fault(at+".name", "%q cannot be a name: use up to 64 letters, digits, _ and -", name)
+		c.fault(at+".name", "%.80q cannot be a name: use up to 64 letters, digits, _ and -", name)
 	}
 	if c.names == nil {
 		c.names = map[string]string{}
@@ -306,6 +345,9 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 	case raw == "":
 		c.fault(at, `the URL is missing: write where the webhook is sent, like "https://crm.example.com/hooks"`)
 		return
+	case len(raw) > maxText:
+		c.fault(at, "the URL has %d characters; at most %d are possible", len(raw), maxText)
+		return
 	case strings.TrimSpace(raw) != raw:
 		c.fault(at, "there is a space before or after the URL: remove it")
 		return
@@ -313,7 +355,7 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 		c.fault(at, "a placeholder cannot stand in the scheme, the host or the port: only in path segments and query values, so that nothing in a call chooses where data goes")
 		return
 	case !ok:
-		c.fault(at, `%q is not a whole URL: it must begin with https:// (or http://)`, raw)
+		c.fault(at, `%.100q is not a whole URL: it must begin with https:// (or http://)`, raw)
 		return
 	}
 	authority := rest
@@ -333,9 +375,10 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 	inQuery, afterEquals := false, false
 	for _, p := range parts {
 		if p.Expr == nil && p.Secret == "" {
-			plain.WriteString(p.Literal)
+			var lit []byte
 			for i := range len(p.Literal) {
-				switch p.Literal[i] {
+				c := p.Literal[i]
+				switch c {
 				case '?':
 					inQuery = true
 				case '&':
@@ -343,7 +386,14 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 				case '=':
 					afterEquals = inQuery
 				}
+				if inQuery && (c == ' ' || c > 0x7f) { // net/http sends the query as it is
+					lit = fmt.Appendf(lit, "%%%02X", c)
+				} else {
+					lit = append(lit, c)
+				}
 			}
+			p.Literal = string(lit)
+			plain.WriteString(p.Literal)
 		} else {
 			plain.WriteByte('x')
 			if inQuery && !afterEquals {
@@ -352,22 +402,29 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 		}
 		out.url.parts = append(out.url.parts, urlPart{p, inQuery})
 	}
+	if strings.Contains(plain.String(), "#") {
+		c.fault(at, "what follows # is never sent: remove it")
+		return
+	}
 	u, err := url.Parse(plain.String())
 	if err != nil {
 		var ue *url.Error
 		if errors.As(err, &ue) {
 			err = ue.Err // without the URL, which may hold a secret
 		}
-		c.fault(at, "it is not a URL: %s", err)
+		c.fault(at, `it is not a URL: %s; write it like "https://crm.example.com/hooks"`, strings.TrimPrefix(err.Error(), "net/url: "))
 		return
 	}
 	c.origin(out, u, at)
-	if len(query) > 0 {
+	if len(query) > 0 && c.most(len(query), maxHeaders, queryAt) {
 		sep := "?"
 		if u.RawQuery != "" || u.ForceQuery {
 			sep = "&"
 		}
 		for _, name := range slices.Sorted(maps.Keys(query)) {
+			if strings.Contains(name, "{{") || strings.Contains(name, "${") {
+				c.fault(queryAt+"."+name, "a placeholder cannot stand in a name, only in its value")
+			}
 			parts, err := template.ParseText(query[name], scope, template.Options{Secrets: true})
 			if err != nil {
 				c.fault(queryAt+"."+name, "%s", err)
@@ -386,7 +443,7 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 	for _, p := range out.url.parts {
 		out.url.dynamic = out.url.dynamic || p.Expr != nil
 		out.url.filled = out.url.filled || p.Expr != nil || p.Secret != ""
-		out.refer(p.Secret)
+		c.refer(out, p.Secret, at)
 	}
 	if !out.url.filled {
 		t := out.url
@@ -406,12 +463,14 @@ func (c *compiler) origin(out *endpoint, u *url.URL, at string) {
 		c.fault(at, "the host is missing: it comes after https://")
 	case u.User != nil:
 		c.fault(at, `a name and password before the host cannot be used: put them in a header, like "Authorization": "Basic ${CREDENTIALS}"`)
-	case u.Fragment != "":
-		c.fault(at, "what follows # is never sent: remove it")
 	case port != "" && !validPort(port):
 		c.fault(at, "%s is not a port: it must be from 1 to 65535", port)
 	}
-	out.ref.Origin = u.Scheme + "://" + u.Host
+	host := strings.ToLower(u.Host) // one spelling, so that a resolver can compare it
+	if defaultPort := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]; port != "" {
+		host = strings.TrimSuffix(host, defaultPort)
+	}
+	out.ref.Origin = u.Scheme + "://" + strings.TrimSuffix(host, ":")
 }
 
 func validPort(s string) bool {
@@ -429,15 +488,19 @@ var reservedHeaders = map[string]bool{
 
 func (c *compiler) header(out *endpoint, name, value, at string, scope template.Scope) {
 	canonical := http.CanonicalHeaderKey(name)
+	reserved := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")) // many servers take the one for the other
 	switch {
 	case !isToken(name):
 		c.fault(at, "%q cannot be the name of a header: use letters, digits and -", name)
 		return
-	case reservedHeaders[canonical]:
-		c.fault(at, "the header %s is reserved: it is set by callhook or by the connection; remove it", canonical)
+	case reservedHeaders[reserved]:
+		c.fault(at, "the header %s is reserved: it is set by callhook or by the connection; remove it", reserved)
 		return
 	case slices.ContainsFunc(out.headers, func(h header) bool { return h.name == canonical }):
 		c.fault(at, "the header %s stands twice, in another spelling: keep one", canonical)
+		return
+	case len(value) > maxText:
+		c.fault(at, "the value has %d characters; at most %d are possible", len(value), maxText)
 		return
 	case strings.ContainsFunc(value, isControl):
 		c.fault(at, "the value has a line break or another control character in it: a header is one line")
@@ -449,7 +512,7 @@ func (c *compiler) header(out *endpoint, name, value, at string, scope template.
 		return
 	}
 	for _, p := range parts {
-		out.refer(p.Secret)
+		c.refer(out, p.Secret, at)
 	}
 	out.headers = append(out.headers, header{canonical, parts})
 }
@@ -465,7 +528,7 @@ func (c *compiler) signer(out *endpoint, text, at string) {
 	literal := true
 	for _, p := range parts {
 		literal = literal && p.Secret == ""
-		out.refer(p.Secret)
+		c.refer(out, p.Secret, at)
 	}
 	if literal {
 		k, err := parseKey(text)
@@ -479,8 +542,12 @@ func (c *compiler) signer(out *endpoint, text, at string) {
 	out.signers = append(out.signers, parts)
 }
 
-func (e *endpoint) refer(secret string) {
-	if secret != "" && !slices.Contains(e.refs, secret) {
+func (c *compiler) refer(e *endpoint, secret, at string) {
+	switch {
+	case secret == "" || slices.Contains(e.refs, secret):
+	case len(e.refs) == maxSecrets:
+		c.fault(at, "the webhook refers to more than %d secrets", maxSecrets)
+	default:
 		e.refs = append(e.refs, secret)
 	}
 }

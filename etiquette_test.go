@@ -171,7 +171,7 @@ func TestEtiquette(t *testing.T) {
 	// No answer: it may have arrived.
 	add(row{name: "no answer in time", webhook: `"timeout": "2s"`, answers: []http.HandlerFunc{silent, status(200)}, want: delivered(2, 2),
 		pauses: []time.Duration{7 * time.Second}})
-	add(row{name: "the connection ends", answers: []http.HandlerFunc{hangUp, status(200)}, want: delivered(2, 2), pauses: scheduled[:1]})
+	add(row{name: "the connection ends", answers: []http.HandlerFunc{cutOff, status(200)}, want: delivered(2, 2), pauses: scheduled[:1]})
 	add(row{name: "not HTTP", answers: []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err == nil {

@@ -1,8 +1,10 @@
 package callhook_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,21 +50,33 @@ func FuzzConfig(f *testing.F) {
 		if err := c2.Validate(); err != nil {
 			t.Fatalf("what was written is not valid: %v\n%s", err, again)
 		}
+		if c.PreCall != nil {
+			preview(t, c, c.PreCall.Endpoint, callhook.TypePreCall, call)
+		}
 		for _, w := range c.CallStatus {
-			preview(t, c, w.Name, call)
+			preview(t, c, w.Endpoint, callhook.TypeCallStatus, call)
 		}
 		for _, w := range c.PostCall {
-			preview(t, c, w.Name, call)
+			preview(t, c, w.Endpoint, callhook.TypePostCall, call)
 		}
 	})
 }
 
-func preview(t *testing.T, c *callhook.Config, name string, call *callhook.Call) {
+func preview(t *testing.T, c *callhook.Config, e callhook.Endpoint, typ callhook.Type, call *callhook.Call) {
+	name := cmp.Or(e.Name, string(typ))
 	p, err := c.Preview(name, call)
 	if err != nil {
 		return
 	}
-	if !json.Valid(p.Body) {
+	scheme, rest, _ := strings.Cut(e.URL, "://")
+	written, err := url.Parse(scheme + "://" + rest[:strings.IndexAny(rest+"/", "/?")])
+	if err != nil {
+		t.Fatalf("%s is valid: %v", e.URL, err)
+	}
+	if sent, err := url.Parse(p.URL); err != nil || sent.Host != written.Host || sent.Scheme != written.Scheme {
+		t.Fatalf("%s goes to %s", e.URL, p.URL)
+	}
+	if p.Body != nil && !json.Valid(p.Body) {
 		t.Fatalf("%s sends what is not JSON: %s", name, p.Body)
 	}
 	for h, values := range p.Header {
@@ -168,6 +182,7 @@ func FuzzRetryAfter(f *testing.F) {
 // FuzzSignatureHeader: no header verifies what was not signed.
 func FuzzSignatureHeader(f *testing.F) {
 	f.Add("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", `{"test": 2432232314}`)
+	f.Add("msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OG=", `{"test": 2432232314}`)
 	f.Add("a", "1", "v1a,AAAA v1, v2,x ,", "")
 	f.Fuzz(func(t *testing.T, id, stamp, signature, body string) {
 		h := http.Header{}

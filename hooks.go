@@ -8,8 +8,8 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -203,18 +203,10 @@ func (h *Hooks) CallStatus(ctx context.Context, call *Call) error {
 	case call.Sequence <= 0 && call.StatusAt.IsZero():
 		return fmt.Errorf("%w: call.sequence and call.status_at are empty: CallStatus needs one of them to tell this change from another to the same status", ErrInvalidCall)
 	}
-	key := "sequence:" + strconv.FormatInt(call.Sequence, 10)
-	if call.Sequence <= 0 {
-		key = "status:" + string(call.Status) + ":" + call.StatusAt.UTC().Format(time.RFC3339Nano)
-	}
-	at := call.StatusAt
-	if at.IsZero() {
-		at = time.Now()
-	}
 	return h.raise(ctx, call, func(a *agent) (ds []*Delivery) {
 		for _, w := range a.status {
 			if len(w.statuses) == 0 || slices.Contains(w.statuses, call.Status) {
-				ds = append(ds, h.delivery(a, w, call, EventStatus, at, key))
+				ds = append(ds, h.delivery(a, w, call))
 			}
 		}
 		return ds
@@ -237,11 +229,8 @@ func (h *Hooks) PostCall(ctx context.Context, call *Call) error {
 	}
 	return h.raise(ctx, call, func(a *agent) (ds []*Delivery) {
 		for _, w := range a.postCall {
-			switch {
-			case w.on == OnEnded:
-				ds = append(ds, h.delivery(a, w, call, EventEnded, call.EndedAt, OnEnded))
-			case !call.AnalyzedAt.IsZero():
-				ds = append(ds, h.delivery(a, w, call, EventAnalyzed, call.AnalyzedAt, OnAnalyzed))
+			if w.on == OnEnded || !call.AnalyzedAt.IsZero() {
+				ds = append(ds, h.delivery(a, w, call))
 			}
 		}
 		return ds
@@ -271,13 +260,17 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Del
 	if !h.queue.Limits().Ordered && slices.ContainsFunc(ds, func(d *Delivery) bool { return d.Ordered }) {
 		return ErrNotOrdered
 	}
+	var ids []string // once stored, the deliveries are the queue's
+	if h.trace.Enqueued != nil {
+		for _, d := range ds {
+			ids = append(ids, d.ID)
+		}
+	}
 	if err := h.queue.Enqueue(ctx, ds...); err != nil {
 		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call.ID, err)
 	}
-	if h.trace.Enqueued != nil {
-		for _, d := range ds {
-			h.trace.Enqueued(ctx, d.ID)
-		}
+	for _, id := range ids {
+		h.tell(id, true, func() { h.trace.Enqueued(ctx, id) })
 	}
 	return nil
 }
@@ -296,13 +289,14 @@ func (h *Hooks) Run(ctx context.Context) error {
 	h.lanes.start(ctx)
 	defer h.lanes.end()
 	// What an earlier process parked has nobody who would release it.
-	if err := h.queue.Release(ctx, "", math.MaxInt32); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("callhook: run: %w", err)
+	err := h.queue.Release(ctx, "", math.MaxInt32)
+	if err == nil {
+		err = h.queue.Consume(ctx, h.handle)
 	}
-	if err := h.queue.Consume(ctx, h.handle); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("callhook: run: %w", err)
+	if err == nil || ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("callhook: run: %w", err)
 }
 
 // Close closes idle connections, and the queue if New made it. End Run before, by
@@ -346,7 +340,7 @@ func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
 		}
 		return nil, fmt.Errorf("%w (%s)", ErrNoConfig, ref)
 	}
-	if err == nil && known != nil && known.config == cfg {
+	if err == nil && known != nil && same(known.config, cfg) {
 		return known, nil
 	}
 	var fresh *agent
@@ -362,9 +356,16 @@ func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if known := s.compiled[ref]; known != nil && same(known.config, cfg) {
+		return known, nil // somebody was faster; lanes tell configs apart by what is compiled
+	}
 	if len(s.compiled) >= maxAgents {
 		clear(s.compiled)
 	}
 	s.compiled[ref] = fresh
 	return fresh, nil
 }
+
+// same reports whether two configs say the same. A source that reads its config
+// anew each time, as from a database, does not publish each time.
+func same(a, b *Config) bool { return a == b || reflect.DeepEqual(a, b) }

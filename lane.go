@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -25,6 +26,8 @@ type lane struct {
 	webhook  *webhook // the last that was seen
 	inFlight int
 	parked   int       // by this process, at least
+	coming   int       // released, and on their way back, at most
+	gone     bool      // its endpoint answered 410
 	until    time.Time // it is held until then
 	holder   *webhook  // and for whose sake: another config lifts it
 	streak   int       // of answers that asked to come later
@@ -71,6 +74,7 @@ func (ls *lanes) enter(name string, w *webhook) bool {
 		return false // the end of Run: it stays where it is
 	}
 	l.webhook = w
+	l.coming = max(l.coming-1, 0)
 	if l.holder != w {
 		l.until = time.Time{} // somebody published: what it was held for may be mended
 	}
@@ -82,7 +86,17 @@ func (ls *lanes) enter(name string, w *webhook) bool {
 		l.next = now.Add(w.interval)
 	}
 	l.inFlight++
+	l.gone = false
 	return true
+}
+
+// isGone reports whether the lane's last answer was 410: what waits there is not
+// tried once more when it is too old.
+func (ls *lanes) isGone(name string) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	l := ls.all[name]
+	return l != nil && l.gone
 }
 
 func (ls *lanes) leave(name string) {
@@ -94,17 +108,21 @@ func (ls *lanes) leave(name string) {
 }
 
 // hold keeps the lane from sending for a time, and counts the delivery at hand as
-// parked.
-func (ls *lanes) hold(name string, w *webhook, pause time.Duration) {
+// parked. gone says that the endpoint is gone until somebody acts.
+func (ls *lanes) hold(name string, w *webhook, pause time.Duration, gone bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if l := ls.get(name); l != nil {
+		l.gone = gone
 		ls.holdLocked(l, w, pause)
 	}
 }
 
 func (ls *lanes) holdLocked(l *lane, w *webhook, pause time.Duration) {
 	l.parked++
+	if l.webhook != w { // somebody published meanwhile: another attempt tells more
+		w, pause = l.webhook, min(pause, time.Second)
+	}
 	l.holder = w
 	if until := time.Now().Add(pause); until.After(l.until) {
 		l.until = until
@@ -140,12 +158,22 @@ func (ls *lanes) healthy(name string) {
 
 // pump releases what the lane has room for: at most two for one that was done, so
 // that a lane that was held begins slowly. It runs after every delivery.
-func (ls *lanes) pump(name string) {
+//
+// Nothing is left behind: whoever parks runs pump after it, and pump releases
+// something, or sets a timer, or leaves it to an attempt under way, which runs it
+// too. What is coming is counted so as not to release what would be parked
+// again; the count may be too high, so it is dropped when nothing is in flight.
+//
+// settled says that a delivery came and was settled without entering the lane.
+func (ls *lanes) pump(name string, settled bool) {
 	ls.mu.Lock()
 	l := ls.all[name]
 	if l == nil || l.webhook == nil {
 		ls.mu.Unlock()
 		return
+	}
+	if settled {
+		l.coming = max(l.coming-1, 0)
 	}
 	n := 0
 	now := time.Now()
@@ -155,7 +183,7 @@ func (ls *lanes) pump(name string) {
 	}
 	switch {
 	case l.parked == 0:
-		if l.inFlight == 0 && l.streak == 0 && !now.Before(wake) {
+		if l.inFlight == 0 && l.streak == 0 && !l.gone && !now.Before(wake) {
 			if l.timer != nil {
 				l.timer.Stop()
 			}
@@ -164,23 +192,32 @@ func (ls *lanes) pump(name string) {
 	case now.Before(wake):
 		ls.wakeAt(l, name, wake.Sub(now))
 	default:
-		n = min(l.parked, l.webhook.concurrency-l.inFlight, 2)
+		if l.inFlight == 0 {
+			l.coming = 0
+		}
+		n = max(0, min(l.parked, l.webhook.concurrency-l.inFlight-l.coming, 2))
 		if l.webhook.interval > 0 {
 			n = min(n, 1)
 		}
-		l.parked -= max(n, 0)
+		l.parked -= n
+		l.coming += n
+		if interval := l.webhook.interval; interval > 0 && n > 0 && l.parked > 0 {
+			ls.wakeAt(l, name, interval) // for the next, which need not wait for this one's answer
+		}
 	}
 	stop := ls.stop
 	ls.mu.Unlock()
-	if n <= 0 {
+	if n == 0 {
 		return
 	}
 	if err := ls.queue.Release(stop, name, n); err != nil && stop.Err() == nil {
 		ls.log.Warn("callhook: parked deliveries could not be released; trying again", "lane", name, "error", err)
 		ls.mu.Lock()
-		if l := ls.all[name]; l != nil {
-			l.parked += n
-			ls.wakeAt(l, name, time.Second)
+		if again := ls.get(name); again != nil {
+			again.webhook = cmp.Or(again.webhook, l.webhook)
+			again.parked += n
+			again.coming = max(again.coming-n, 0)
+			ls.wakeAt(again, name, time.Second)
 		}
 		ls.mu.Unlock()
 	}
@@ -201,6 +238,6 @@ func (ls *lanes) wakeAt(l *lane, name string, after time.Duration) {
 		ls.busy.Add(1)
 		ls.mu.Unlock()
 		defer ls.busy.Done()
-		ls.pump(name)
+		ls.pump(name, false)
 	})
 }

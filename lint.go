@@ -1,6 +1,8 @@
 package callhook
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,9 +17,19 @@ func (c *Config) Lint() []Fault {
 	k := &compiler{config: *c}
 	a := k.agent(c)
 	l := new(linter)
+	for i, v := range c.Variables {
+		if v.Secret && v.Default != nil {
+			l.warn(fmt.Sprintf("variables[%d].default", i), "a secret is written here, where everybody who sees the config can read it: let the reply or the call give it")
+		}
+	}
 	if c.PreCall != nil {
 		l.endpoint(&c.PreCall.Endpoint, "pre_call")
-		if len(a.preCall.paths) == 0 && c.PreCall.Method == "GET" {
+		l.query(c.PreCall.Query, "pre_call.query")
+		for _, name := range slices.Sorted(maps.Keys(c.PreCall.Query)) {
+			l.example(c.PreCall.Query[name], "pre_call.query."+name)
+		}
+		l.template(c.PreCall.Body, "pre_call.body")
+		if a.preCall != nil && len(a.preCall.paths) == 0 && c.PreCall.Method == "GET" {
 			l.warn("pre_call", "nothing of the call is sent, so the reply is the same for every caller: put {{call.from}} into the query")
 		}
 	}
@@ -29,7 +41,7 @@ func (c *Config) Lint() []Fault {
 		w, at := &c.PostCall[i], fmt.Sprintf("post_call[%d]", i)
 		l.endpoint(&w.Endpoint, at)
 		l.shape(&w.Endpoint, &w.Payload, at)
-		if w.On == OnAnalyzed || len(w.Payload.Fields) == 0 && len(w.Payload.Template) == 0 {
+		if i >= len(a.postCall) || w.On == OnAnalyzed || len(w.Payload.Fields) == 0 && len(w.Payload.Template) == 0 {
 			continue
 		}
 		for _, path := range slices.Compact(slices.Sorted(slices.Values(a.postCall[i].paths))) {
@@ -50,6 +62,14 @@ func (l *linter) warn(at, format string, args ...any) {
 }
 
 func (l *linter) endpoint(e *Endpoint, at string) {
+	if u, err := url.Parse(e.URL); err == nil {
+		query := map[string]string{}
+		for name, values := range u.Query() {
+			query[name] = strings.Join(values, "")
+		}
+		l.query(query, at+".url")
+	}
+	l.example(e.URL, at+".url")
 	if strings.HasPrefix(e.URL, "http://") && !localURL(e.URL) {
 		l.warn(at+".url", "http:// sends the call's data and the headers in the clear: use https://")
 	}
@@ -57,6 +77,7 @@ func (l *linter) endpoint(e *Endpoint, at string) {
 		l.warn(at+".url", "an n8n test URL answers only while its editor listens: use the production URL (/webhook/)")
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
+		l.example(e.Headers[name], at+".headers."+name)
 		if v := e.Headers[name]; secretive(name) && v != "" && !strings.Contains(v, "${") {
 			l.warn(at+".headers."+name, "a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}")
 		}
@@ -68,7 +89,36 @@ func (l *linter) endpoint(e *Endpoint, at string) {
 	}
 }
 
+// example warns of what an example left for its reader to fill in.
+func (l *linter) example(text, at string) {
+	if i := strings.Index(text, "YOUR_"); i >= 0 {
+		name := text[i:]
+		if end := strings.IndexFunc(name, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '_' }); end >= 0 {
+			name = name[:end]
+		}
+		l.warn(at, "%s comes from an example: write your own value", name)
+	}
+}
+
+// query warns of secrets in the values of a query.
+func (l *linter) query(values map[string]string, at string) {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if v := values[name]; secretive(name) && v != "" && !strings.Contains(v, "${") && !strings.Contains(v, "{{") {
+			l.warn(at, "the value of %s seems to be a secret, which everybody who sees the config can read: refer to it as ${NAME}", name)
+		}
+	}
+}
+
+// template warns of what stands in a JSON template and is not replaced.
+func (l *linter) template(t json.RawMessage, at string) {
+	l.example(string(t), at)
+	if i := bytes.Index(t, []byte("${")); i >= 0 {
+		l.warn(at, "${…} is sent as it stands: a secret can be referred to in the URL, in headers and in secrets, but not in a body")
+	}
+}
+
 func (l *linter) shape(e *Endpoint, p *Payload, at string) {
+	l.template(p.Template, at+".payload.template")
 	if u, err := url.Parse(e.URL); err == nil && u.Hostname() == "hooks.zapier.com" && !p.Flat && len(p.Template) == 0 {
 		l.warn(at+".payload", `Zapier cannot nest: it shows a__b for objects and pulls lists apart; use "flat": true`)
 	}
@@ -76,7 +126,7 @@ func (l *linter) shape(e *Endpoint, p *Payload, at string) {
 
 func secretive(header string) bool {
 	h := strings.ToLower(header)
-	return h == "authorization" || h == "cookie" || strings.Contains(h, "key") && h != "idempotency-key" ||
+	return h == "authorization" || h == "cookie" || strings.HasSuffix(h, "key") && h != "idempotency-key" ||
 		strings.Contains(h, "token") || strings.Contains(h, "secret") || strings.Contains(h, "password")
 }
 

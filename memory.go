@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
@@ -15,8 +16,9 @@ import (
 
 // MemoryOptions are the options of [NewMemoryQueue]. The zero value is the default.
 type MemoryOptions struct {
-	// MaxBytes bounds the bodies of pending deliveries and dead letters together.
-	// Over it Enqueue returns [ErrQueueFull]. Zero means 256 MiB.
+	// MaxBytes bounds what pending deliveries and dead letters take together:
+	// bodies, logs of attempts and about 512 bytes each. Over it dead letters go,
+	// the oldest first, and then Enqueue returns [ErrQueueFull]. Zero means 256 MiB.
 	MaxBytes int64
 	// Workers is how many deliveries are handed out at once. Zero means 512. Each
 	// costs a goroutine and a connection while its attempt lasts; none wait idle.
@@ -73,14 +75,16 @@ type memoryQueue struct {
 	dead       fifo[*item]
 	settled    map[idKey]struct{} // remembered IDs
 	settledAge fifo[remembered]
-	bytes      int64
+	bytes      int64 // of pending deliveries and dead letters
+	deadBytes  int64 // of those, the dead letters'
 	counts     Counts
 
-	handle   Handler // of the Consume under way
-	ctx      context.Context
-	running  int // workers
-	starting int // of those, the ones that have not taken a delivery yet
-	done     sync.WaitGroup
+	consuming bool    // a Consume is under way
+	handle    Handler // its own; nil once it is to end
+	ctx       context.Context
+	running   int // workers
+	starting  int // of those, the ones that have not taken a delivery yet
+	done      sync.WaitGroup
 }
 
 type chainKey struct{ lane, call string }
@@ -106,10 +110,22 @@ func keyOf(id string) (k idKey) {
 
 // item is a delivery and where it stands.
 type item struct {
-	*Delivery
+	Delivery
+	size    int64
 	deadAt  time.Time
 	blocked bool // waits for an earlier one of its call
-	index   int  // in the timers
+}
+
+// size is about what d takes.
+func (d *Delivery) size() int64 {
+	n := 512 + len(d.Body) + len(d.BuildError)
+	for k, v := range d.Values {
+		n += len(k) + len(v)
+	}
+	for i := range d.Log {
+		n += 96 + len(d.Log[i].Error) + len(d.Log[i].Reply)
+	}
+	return int64(n)
 }
 
 type memoryLane struct {
@@ -135,19 +151,22 @@ func (q *memoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 	var size int64
 	for _, d := range ds {
 		if !q.knows(d.ID) {
-			size += int64(len(d.Body))
+			size += d.size()
 		}
 	}
-	if q.bytes+size > q.maxBytes {
+	if q.bytes-q.deadBytes+size > q.maxBytes {
 		return ErrQueueFull
+	}
+	for q.bytes+size > q.maxBytes {
+		q.dropDead()
 	}
 	for _, d := range ds {
 		if q.knows(d.ID) {
 			continue
 		}
-		it := &item{Delivery: d}
+		it := &item{Delivery: *d, size: d.size()}
 		q.pending[d.ID] = it
-		q.bytes += int64(len(d.Body))
+		q.bytes += it.size
 		q.counts.Accepted++
 		q.counts.Pending++
 		key := chainKey{d.Lane, d.Call}
@@ -201,7 +220,6 @@ func (q *memoryQueue) spawn() {
 func (q *memoryQueue) work() {
 	defer q.done.Done()
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.starting--
 	for q.handle != nil && q.ready.len() > 0 {
 		it := q.ready.pop()
@@ -209,12 +227,15 @@ func (q *memoryQueue) work() {
 		lane := q.lane(it.Lane)
 		lane.inFlight++
 		handle, ctx := q.handle, q.ctx
-		d := *it.Delivery // the handler's own, so that List may read meanwhile
+		d := it.Delivery // the handler's own, so that List may read meanwhile
 		q.mu.Unlock()
 		v := handle(ctx, &d)
 		q.mu.Lock()
 		d.State, d.Body = it.State, it.Body
-		*it.Delivery = d
+		it.Delivery = d
+		q.bytes -= it.size
+		it.size = d.size() // its log has grown
+		q.bytes += it.size
 		lane.inFlight--
 		q.settle(it, lane, v)
 		if lane.inFlight == 0 {
@@ -225,6 +246,7 @@ func (q *memoryQueue) work() {
 		}
 	}
 	q.running--
+	q.mu.Unlock()
 }
 
 func (q *memoryQueue) lane(name string) *memoryLane {
@@ -249,11 +271,12 @@ func (q *memoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
 		q.settledAge.push(remembered{id, now.Unix()})
 		if v.State == StateDelivered {
 			q.counts.Delivered++
-			q.bytes -= int64(len(it.Body))
+			q.bytes -= it.size
 		} else {
 			q.counts.Dead++
 			it.deadAt = now
 			q.dead.push(it)
+			q.deadBytes += it.size
 		}
 		q.forget(now)
 	case StateParked:
@@ -310,9 +333,15 @@ func (q *memoryQueue) forget(now time.Time) {
 		if q.dead.len() <= q.maxDead && now.Sub(first.deadAt) < keepDead {
 			break
 		}
-		q.dead.pop()
-		q.bytes -= int64(len(first.Body))
+		q.dropDead()
 	}
+}
+
+// dropDead forgets the oldest dead letter.
+func (q *memoryQueue) dropDead() {
+	it := q.dead.pop()
+	q.bytes -= it.size
+	q.deadBytes -= it.size
 }
 
 // schedule sets the one timer of the queue to the next delivery that waits.
@@ -348,11 +377,14 @@ func (q *memoryQueue) Consume(ctx context.Context, handle Handler) error {
 	case q.closed:
 		q.mu.Unlock()
 		return ErrQueueClosed
-	case q.handle != nil:
+	case q.consuming:
 		q.mu.Unlock()
 		return errConsuming
+	case ctx.Err() != nil:
+		q.mu.Unlock()
+		return nil
 	}
-	q.handle, q.ctx = handle, context.WithoutCancel(ctx)
+	q.consuming, q.handle, q.ctx = true, handle, context.WithoutCancel(ctx)
 	q.schedule(time.Now())
 	q.spawn()
 	q.mu.Unlock()
@@ -367,6 +399,9 @@ func (q *memoryQueue) Consume(ctx context.Context, handle Handler) error {
 	}
 	q.mu.Unlock()
 	q.done.Wait()
+	q.mu.Lock()
+	q.consuming = false
+	q.mu.Unlock()
 	return nil
 }
 
@@ -405,23 +440,39 @@ func (q *memoryQueue) Counts(context.Context) (Counts, error) {
 }
 
 func (q *memoryQueue) List(_ context.Context, f Filter) ([]*Delivery, error) {
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 100
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var out []*Delivery
+	var found []*item
+	newest := func() {
+		slices.SortFunc(found, func(a, b *item) int {
+			return cmp.Or(b.EnqueuedAt.Compare(a.EnqueuedAt), cmp.Compare(a.ID, b.ID))
+		})
+		found = found[:min(len(found), limit)]
+	}
 	add := func(it *item) {
-		if f.matches(it.Delivery) {
-			d := *it.Delivery
-			out = append(out, &d)
+		if f.matches(&it.Delivery) {
+			found = append(found, it)
+		}
+		if len(found)-1000 >= limit { // a million may match
+			newest()
 		}
 	}
 	for _, it := range q.pending {
 		add(it)
 	}
 	q.dead.each(add)
-	slices.SortFunc(out, func(a, b *Delivery) int {
-		return cmp.Or(b.EnqueuedAt.Compare(a.EnqueuedAt), cmp.Compare(a.ID, b.ID))
-	})
-	return out[:min(len(out), cmp.Or(f.Limit, 100))], nil
+	newest()
+	out := make([]*Delivery, len(found))
+	for i, it := range found {
+		d := it.Delivery
+		d.Body, d.Values, d.Log = bytes.Clone(d.Body), maps.Clone(d.Values), slices.Clone(d.Log)
+		out[i] = &d
+	}
+	return out, nil
 }
 
 func (f *Filter) matches(d *Delivery) bool {

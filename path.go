@@ -27,6 +27,9 @@ func checkPath(path string) error {
 	if len(path) > maxPathBytes {
 		return fmt.Errorf("a path is longer than %d characters", maxPathBytes)
 	}
+	if strings.ContainsFunc(path, isControl) {
+		return fmt.Errorf("path %q has a line break or another control character in it", path)
+	}
 	steps := 0
 	for rest := path; ; {
 		step, after, more, err := cutStep(rest)
@@ -61,8 +64,6 @@ func checkStep(step string) error {
 			i++
 		case strings.IndexByte(`@!{}[]|*?#()\`, c) >= 0:
 			return fmt.Errorf(`%q is not supported here: a path is names and numbers joined by dots, with # and #(name=="text") for arrays`, c)
-		case c < 0x20 || c == 0x7f:
-			return errors.New("it has a control character in it")
 		}
 	}
 	return nil

@@ -134,7 +134,7 @@ func (c *compiler) payload(p *Payload, t Type, at string, maxBytes int) *body {
 		if len(p.Fields) > 0 || p.Flat {
 			c.fault(at, `"template" stands alone: leave out "fields" and "flat", or the template`)
 		}
-		b.root = template.ParseJSON(p.Template, scope, func(place string, err error) { c.fault(at+".template"+place, "%s", err) })
+		b.root = template.ParseJSON(p.Template, c.limited(scope), func(place string, err error) { c.fault(at+".template"+place, "%s", err) })
 		return b
 	}
 	if len(p.Fields) > maxFields {
@@ -227,6 +227,9 @@ func (s *selection) defaults(t Type) {
 func (s *selection) field(f PayloadField, t Type, at string) {
 	get, err := s.scope(f.Path)
 	switch {
+	case strings.TrimSpace(f.Path) != f.Path:
+		s.fault(at, "there is a space before or after the path %q: remove it", f.Path)
+		return
 	case strings.Contains(f.Path, "{{"):
 		s.fault(at, "a field is a path alone, without {{ }}: only a template has placeholders")
 		return

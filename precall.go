@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -188,7 +189,7 @@ func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, re
 	res.Revision = a.config.Revision
 	a.merge(call.Variables, nil, res)
 	p := a.preCall
-	if p == nil || p.paused || !slices.Contains(p.directions, call.Direction) {
+	if p == nil || p.paused || !slices.Contains(p.directions, cmp.Or(call.Direction, Inbound)) {
 		return
 	}
 	if h.closed.Load() {
@@ -197,6 +198,7 @@ func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, re
 	}
 	ctx, cancel := context.WithDeadline(ctx, start.Add(p.timeout))
 	defer cancel()
+	deadline, _ := ctx.Deadline() // the caller's, where that is earlier
 	answer, err := h.lookUp(ctx, a, call, res)
 	var refusal *StatusError
 	switch {
@@ -210,23 +212,12 @@ func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, re
 		}
 	case errors.Is(err, ErrNotUnique):
 		res.Outcome, res.Err, res.Reply = OutcomeEmpty, err, answer.raw
-	case errors.Is(ctx.Err(), context.DeadlineExceeded) && !errors.As(err, &refusal):
-		deadline, _ := ctx.Deadline() // the caller's, where that is earlier
+	case !time.Now().Before(deadline) && !errors.As(err, &refusal): // ctx itself may be a moment behind
 		res.Outcome = OutcomeTimeout
 		res.Err = fmt.Errorf("callhook: no answer within %s: %w", deadline.Sub(start).Round(time.Millisecond), context.DeadlineExceeded)
 	default:
 		res.Outcome, res.Err = OutcomeFailed, err
 	}
-}
-
-// rendering is what the request is made from.
-func (p *preCall) rendering(a *agent, call *Call) *rendering {
-	at := call.StartedAt
-	if at.IsZero() {
-		at = time.Now()
-	}
-	id := deliveryID(call.TenantID, call.AgentID, call.ID, p.ref.Webhook, "inbound")
-	return &rendering{zone: a.zone, event: &Event{ID: id, Type: EventInbound, Timestamp: at, Data: EventData{Call: call}}}
 }
 
 // body builds the request's body; nil for a GET.
@@ -247,7 +238,7 @@ func (h *Hooks) lookUp(ctx context.Context, a *agent, call *Call, res *PreCallRe
 	if err != nil {
 		return answer, err
 	}
-	r := p.rendering(a, call)
+	r := a.render(call, p.ref.Webhook, EventInbound, call.StartedAt, "inbound")
 	body, err := p.body(r)
 	if err != nil {
 		return answer, err

@@ -3,6 +3,8 @@ package callhook
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
 )
 
@@ -32,20 +34,12 @@ func (c *Config) Preview(name string, call *Call) (*Preview, error) {
 		body []byte
 	)
 	if p := a.preCall; p != nil && p.ref.Webhook == name {
-		e, r = p.endpoint, p.rendering(a, call)
+		e, r = p.endpoint, a.render(call, name, EventInbound, call.StartedAt, "inbound")
 		body, err = p.body(r)
 	}
 	for _, w := range append(append([]*webhook(nil), a.status...), a.postCall...) {
 		if w.name == name {
-			event, at := EventStatus, call.StatusAt
-			switch w.on {
-			case OnEnded:
-				event, at = EventEnded, call.EndedAt
-			case OnAnalyzed:
-				event, at = EventAnalyzed, call.AnalyzedAt
-			}
-			id := deliveryID(call.TenantID, call.AgentID, call.ID, w.name, string(event))
-			e, r = w.endpoint, &rendering{zone: a.zone, event: &Event{ID: id, Type: event, Timestamp: at, Data: EventData{Call: call}}}
+			e, r = w.endpoint, a.rendering(call, w)
 			body, err = w.body.build(r, 0)
 		}
 	}
@@ -72,5 +66,6 @@ func (c *Config) Preview(name string, call *Call) (*Preview, error) {
 	if len(e.signers) > 0 {
 		h.Set(HeaderSignature, masked)
 	}
-	return &Preview{Method: e.method, URL: u.String(), Header: h, Body: body}, nil
+	shown := strings.ReplaceAll(u.String(), url.PathEscape(masked), masked)
+	return &Preview{Method: e.method, URL: shown, Header: h, Body: body}, nil
 }

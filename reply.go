@@ -193,7 +193,7 @@ func (p *response) read(ctx context.Context, contentType string, reply []byte) (
 	}
 	if !json.Valid(reply) {
 		if strings.Contains(strings.ToLower(contentType), "json") {
-			return out, fmt.Errorf("%w: it says that it is JSON (%s) and is not", ErrBadReply, shorten(contentType))
+			return out, fmt.Errorf("%w: it says that it is JSON and is not", ErrBadReply)
 		}
 		return out, nil // "Accepted" and the like
 	}

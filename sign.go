@@ -57,13 +57,16 @@ func Verify(header http.Header, body []byte, keys ...string) error {
 	return verify(header, body, time.Now(), keys)
 }
 
+// strictBase64 reads a signature in one spelling only.
+var strictBase64 = base64.StdEncoding.Strict()
+
 // maxSignatures bounds the signatures of one request that are looked at.
 const maxSignatures = 32
 
 func verify(header http.Header, body []byte, now time.Time, keys []string) error {
 	id, stamp := header.Get(HeaderID), header.Get(HeaderTimestamp)
 	seconds, err := strconv.ParseInt(stamp, 10, 64)
-	if id == "" || err != nil || header.Get(HeaderSignature) == "" || seconds < 0 || seconds > 1<<40 {
+	if id == "" || strings.Contains(id, ".") || err != nil || header.Get(HeaderSignature) == "" || seconds < 0 || seconds > 1<<40 {
 		return ErrSignatureMissing
 	}
 	parsed := make([]*key, len(keys))
@@ -76,7 +79,7 @@ func verify(header http.Header, body []byte, now time.Time, keys []string) error
 	signatures := strings.Fields(strings.Join(header.Values(HeaderSignature), " "))
 	for _, s := range signatures[:min(len(signatures), maxSignatures)] {
 		version, text, _ := strings.Cut(s, ",")
-		given, err := base64.StdEncoding.DecodeString(text)
+		given, err := strictBase64.DecodeString(text)
 		if err != nil {
 			continue
 		}

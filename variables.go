@@ -95,7 +95,7 @@ func (v Variables) Prompt() string {
 			continue
 		}
 		entry := quotePrompt(raw)
-		if len(b)+len(entry)+len(",} }") > MaxPromptBytes { // the last brace may get a space before it
+		if len(b)+len(entry)+len(", }") > MaxPromptBytes { // the last brace may get a space before it
 			continue
 		}
 		if len(b) > 1 {
@@ -290,6 +290,26 @@ func (a *agent) declares(name string) *declared {
 		return &a.variables[i]
 	}
 	return nil
+}
+
+// public returns the call without the variables that the config declares secret,
+// as payloads may carry it: the call itself where it has none of them.
+func (a *agent) public(call *Call) *Call {
+	secret := func(d declared) bool {
+		_, ok := call.Variables[d.Name]
+		return ok && d.Secret
+	}
+	if !slices.ContainsFunc(a.variables, secret) {
+		return call
+	}
+	c := *call
+	c.Variables = maps.Clone(call.Variables)
+	for i := range a.variables {
+		if a.variables[i].Secret {
+			delete(c.Variables, a.variables[i].Name)
+		}
+	}
+	return &c
 }
 
 // unshared copies what a runtime could change inside of a default, so that one

@@ -126,11 +126,11 @@ func (h *Hooks) conclude(w *webhook, d *Delivery, m meaning) Verdict {
 		return Park()
 	case gone:
 		d.Postponed++
-		h.lanes.hold(d.Lane, w, gonePause)
+		h.lanes.hold(d.Lane, w, gonePause, true)
 		return Park()
 	case held:
 		d.Postponed++
-		h.lanes.hold(d.Lane, w, heldPause)
+		h.lanes.hold(d.Lane, w, heldPause, false)
 		return Park()
 	case blockedAddress:
 		d.Attempts++

@@ -2,7 +2,10 @@ package callhook_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -106,6 +109,7 @@ func raise(t testing.TB, h *callhook.Hooks, calls ...*callhook.Call) {
 // stall answers with a status and the beginning of a body that never ends.
 func stall(code int, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
 		fmt.Fprint(w, body)
@@ -115,13 +119,46 @@ func stall(code int, body string) http.HandlerFunc {
 }
 
 // silent never answers.
-func silent(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+func silent(_ http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body) // only then does the server see the connection end
+	<-r.Context().Done()
+}
 
-// hangUp closes the connection instead of answering.
-func hangUp(w http.ResponseWriter, _ *http.Request) {
+// cutOff closes the connection instead of answering.
+func cutOff(w http.ResponseWriter, _ *http.Request) {
 	conn, _, err := w.(http.Hijacker).Hijack()
 	if err == nil {
 		conn.Close()
+	}
+}
+
+// afterAttempt is an AttemptDone that calls the trace's own and closes done.
+func afterAttempt(trace *callhook.Trace, done chan struct{}) func(context.Context, *callhook.Delivery, callhook.Attempt) {
+	own, once := trace.AttemptDone, sync.OnceFunc(func() { close(done) })
+	return func(ctx context.Context, d *callhook.Delivery, a callhook.Attempt) {
+		own(ctx, d, a)
+		once()
+	}
+}
+
+// start runs hooks outside a bubble until stop is called.
+func start(t testing.TB, o callhook.Options) (h *callhook.Hooks, stop func()) {
+	t.Helper()
+	h, err := callhook.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.Run(ctx) }()
+	return h, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if err := h.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
 	}
 }
 
@@ -135,15 +172,33 @@ func list(t testing.TB, q callhook.Queue, f callhook.Filter) []*callhook.Deliver
 	return ds
 }
 
-// secretsOf resolves names from a map.
-func secretsOf(m map[string]string) callhook.SecretFunc {
-	return func(_ context.Context, ref callhook.SecretRef) (string, error) {
-		if v, ok := m[ref.Name]; ok {
-			return v, nil
-		}
-		return "", fmt.Errorf("%w: %s", callhook.ErrNoSecret, ref.Name)
-	}
+// vault holds secrets by name.
+type vault struct {
+	mu     sync.Mutex
+	values map[string]string
+	asked  []callhook.SecretRef
 }
+
+func newVault(values map[string]string) *vault { return &vault{values: maps.Clone(values)} }
+
+func (v *vault) set(name, value string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.values[name] = value
+}
+
+func (v *vault) resolve(_ context.Context, ref callhook.SecretRef) (string, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.asked = append(v.asked, ref)
+	if s, ok := v.values[ref.Name]; ok {
+		return s, nil
+	}
+	return "", fmt.Errorf("%w: %s", callhook.ErrNoSecret, ref.Name)
+}
+
+// secretsOf resolves names from a map.
+func secretsOf(m map[string]string) callhook.SecretFunc { return newVault(m).resolve }
 
 // names returns the numbered names prefix0, prefix1, …
 func names(prefix string, n int) []string {
@@ -162,4 +217,11 @@ func oneOf(s string, texts ...string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+func mustJSON(t testing.TB, data []byte, into any) {
+	t.Helper()
+	if err := json.Unmarshal(data, into); err != nil {
+		t.Fatalf("%v: %s", err, data)
+	}
 }

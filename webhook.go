@@ -2,8 +2,9 @@ package callhook
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -226,7 +227,8 @@ type Retry struct {
 	// MaxInterval bounds a pause. Zero means 3h.
 	MaxInterval Duration `json:"max_interval,omitempty"`
 	// MaxAge is how long after the event it is still tried. Zero means 72h. Each
-	// delivery is tried at least once, however long it waited.
+	// delivery is tried at least once, however long it waited, unless its endpoint
+	// is gone (410).
 	MaxAge Duration `json:"max_age,omitempty"`
 	// MaxAttempts bounds the attempts. Zero means as many as fit into MaxAge.
 	MaxAttempts int `json:"max_attempts,omitempty"`
@@ -248,8 +250,17 @@ type Success struct {
 // Duration is a time.Duration that is a text in JSON, like "2s", "500ms" or "72h".
 type Duration time.Duration
 
-// String returns it as [time.Duration] does.
-func (d Duration) String() string { return time.Duration(d).String() }
+// String returns it as [time.Duration] does, but "72h" for "72h0m0s".
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if short, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = short + "m"
+	}
+	if short, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = short + "h"
+	}
+	return s
+}
 
 // MarshalText writes it like "2s".
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
@@ -258,7 +269,7 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 func (d *Duration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
 	if err != nil {
-		return fmt.Errorf(`%q is not a duration: write it with its unit, like "2s", "500ms" or "72h"`, text)
+		return fmt.Errorf(`%.40q is not a duration: write it with its unit, like "2s", "500ms" or "72h"`, text)
 	}
 	*d = Duration(v)
 	return nil
@@ -272,11 +283,11 @@ func (r Rate) interval() (time.Duration, error) {
 	if r == "" {
 		return 0, nil
 	}
-	var n int
-	var unit string
-	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
-	if _, err := fmt.Sscanf(string(r), "%d/%s", &n, &unit); err != nil || n < 1 || n > 100_000 || units[unit] == 0 {
-		return 0, errors.New(`a rate is a whole number and a time: "5/s", "100/m" or "1000/h"`)
+	number, unit, _ := strings.Cut(string(r), "/")
+	n, err := strconv.ParseUint(number, 10, 32)
+	per := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}[unit]
+	if err != nil || n < 1 || n > 100_000 || per == 0 {
+		return 0, fmt.Errorf(`%.40q is not a rate: write a whole number, at most 100000, and a time, like "5/s", "100/m" or "1000/h"`, r)
 	}
-	return units[unit] / time.Duration(n), nil
+	return per / time.Duration(n), nil
 }

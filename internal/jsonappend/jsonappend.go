@@ -99,7 +99,7 @@ func Number(dst []byte, n json.Number) ([]byte, error) {
 		return append(dst, "null"...), nil
 	}
 	if c := n[len(n)-1]; (n[0] != '-' && (n[0] < '0' || n[0] > '9')) || c < '0' || c > '9' || !json.Valid([]byte(n)) {
-		return dst, fmt.Errorf("%q is not a JSON number", string(n))
+		return dst, errors.New("a json.Number is not a JSON number")
 	}
 	return append(dst, n...), nil
 }

@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/callhook-go/callhook/internal/suggest"
@@ -86,7 +87,7 @@ func (d *decoder) decode(raw []byte, v reflect.Value, path string) {
 	case pt.Implements(textType):
 		var s string
 		isText := json.Unmarshal(raw, &s) == nil
-		if !isText {
+		if !isText && len(raw) < 40 {
 			s = string(raw)
 		}
 		if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(s)); err != nil {
@@ -104,11 +105,17 @@ func (d *decoder) decode(raw []byte, v reflect.Value, path string) {
 	case reflect.Struct:
 		d.object(raw, path, func(name string, raw []byte) {
 			f, ok := fieldOf(v, name)
-			if !ok {
-				d.fault(join(path, name), "there is no such field%s", suggest.DidYouMean(name, names(v.Type())))
-				return
+			if !ok && len(d.faults) < MaxFaults {
+				known := names(v.Type())
+				hint := suggest.DidYouMean(name, known)
+				if hint == "" {
+					hint = "; the fields here are " + strings.Join(known, ", ")
+				}
+				d.fault(join(path, name), "there is no such field%s", hint)
 			}
-			d.decode(raw, f, join(path, name))
+			if ok {
+				d.decode(raw, f, join(path, name))
+			}
 		})
 	case reflect.Map:
 		m := reflect.MakeMap(v.Type())
@@ -209,7 +216,10 @@ func jsonName(f reflect.StructField) string {
 }
 
 func join(path, name string) string {
-	if path == "" || name == "" {
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		name = strconv.Quote(name)
+	}
+	if path == "" || name == "" || name[0] == '[' {
 		return path + name
 	}
 	return path + "." + name
@@ -270,6 +280,8 @@ func hint(syntax *json.SyntaxError, before, rest []byte) string {
 		c, _ = utf8.DecodeRune(rest)
 	}
 	switch {
+	case strings.Contains(said, "exceeded max depth"):
+		return "it is nested too deep"
 	case strings.Contains(said, "unexpected end"):
 		return "it ends too early: a }, a ] or a quote is missing"
 	case last == ',' && (c == '}' || c == ']'):
@@ -288,6 +300,8 @@ func hint(syntax *json.SyntaxError, before, rest []byte) string {
 		return "a colon is missing after the name"
 	case strings.Contains(said, "after top-level value"):
 		return "there is more after the end"
+	case bytes.HasPrefix(rest, []byte("True")), bytes.HasPrefix(rest, []byte("False")), bytes.HasPrefix(rest, []byte("None")):
+		return "true, false and null are written in small letters"
 	case strings.Contains(said, "beginning of value"):
 		return `a value must stand here: a text in double quotes, a number, true, false, null, { or [`
 	}

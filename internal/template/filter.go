@@ -62,6 +62,9 @@ func parseFilter(step string) (filter, error) {
 	name, rest, hasArgs := strings.Cut(strings.TrimSpace(step), ":")
 	name = strings.TrimSpace(name)
 	s, ok := filters[name]
+	if name == "" {
+		return filter{}, errors.New("a | has no filter after it: write one, or remove it")
+	}
 	if !ok {
 		return filter{}, fmt.Errorf("there is no filter %q%s; the filters are %s",
 			name, suggest.DidYouMean(name, filterNames), strings.Join(filterNames, ", "))
@@ -217,7 +220,7 @@ func asTime(v gjson.Result) (time.Time, bool) {
 // hhmm writes seconds as hours and minutes, the seconds cut off.
 func hhmm(v gjson.Result, _ []gjson.Result, _ Source) gjson.Result {
 	seconds, err := strconv.ParseFloat(text(v), 64)
-	if err != nil || seconds < 0 || seconds > 1e9 {
+	if err != nil || !(seconds >= 0 && seconds <= 1e9) { // NaN too
 		return v
 	}
 	minutes := int(seconds) / 60
@@ -258,12 +261,15 @@ func join(v gjson.Result, args []gjson.Result, _ Source) gjson.Result {
 		sep = args[0].Str
 	}
 	var b strings.Builder
-	for i, e := range v.Array() {
-		if i > 0 {
+	first := true
+	v.ForEach(func(_, e gjson.Result) bool {
+		if !first {
 			b.WriteString(sep)
 		}
+		first = false
 		b.WriteString(text(e))
-	}
+		return b.Len() <= MaxWork
+	})
 	return str(b.String())
 }
 
@@ -288,20 +294,22 @@ func last(v gjson.Result, args []gjson.Result, _ Source) gjson.Result {
 		}
 		return str(lastRunes(text(v), n))
 	}
-	all := v.Array()
-	all = all[max(0, len(all)-n):]
-	if len(args) == 0 {
-		if len(all) == 0 {
-			return gjson.Result{}
-		}
-		return all[0]
-	}
+	skip := -n
+	v.ForEach(func(_, _ gjson.Result) bool { skip++; return true })
 	raw := []byte{'['}
-	for i, e := range all {
-		if i > 0 {
+	var element gjson.Result
+	v.ForEach(func(_, e gjson.Result) bool {
+		if skip--; skip >= 0 {
+			return true
+		}
+		if element = e; len(raw) > 1 {
 			raw = append(raw, ',')
 		}
 		raw = append(raw, e.Raw...)
+		return true
+	})
+	if len(args) == 0 {
+		return element
 	}
 	return gjson.ParseBytes(append(raw, ']'))
 }

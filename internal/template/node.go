@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 
 	"github.com/callhook-go/callhook/internal/jsonappend"
@@ -139,18 +138,19 @@ func (n *Node) omits() bool { return n.expr != nil && n.expr.omit }
 // with its place in the document, like ".properties.hs_timestamp"; the node is
 // usable only when there was none.
 func ParseJSON(raw []byte, scope Scope, report func(place string, err error)) *Node {
+	if !json.Valid(raw) {
+		report("", errors.New("it is not JSON"))
+		return nil
+	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
 	p := &jsonParser{d: d, scope: scope, report: report}
 	n, err := p.value("", 0)
-	if err == nil {
-		if _, err = d.Token(); err == io.EOF {
-			return n
-		}
-		err = errors.New("there is text after the end of the JSON value")
+	if err != nil {
+		report("", err)
+		return nil
 	}
-	report("", err)
-	return nil
+	return n
 }
 
 type jsonParser struct {
@@ -228,7 +228,7 @@ func (p *jsonParser) text(place, s string) *Node {
 	if end := closing(trimOpen(s)); end >= 0 && len(s) >= 4 && s[:2] == "{{" && end+4 == len(s) {
 		e, err := ParseExpr(s[2:len(s)-2], p.scope)
 		if err != nil {
-			p.report(place, fmt.Errorf("%s: %w", s, err))
+			p.report(place, fmt.Errorf("%s: %w", quote(s[2:len(s)-2]), err))
 			return &Node{}
 		}
 		return Value(e)

@@ -23,7 +23,7 @@ import (
 
 // MaxWork bounds how many bytes the values and filters of one document make, in
 // between too: "| json | json | …" doubles a text with each step.
-const MaxWork = 64 << 20
+const MaxWork = 32 << 20
 
 // ErrTooLarge says that rendering was given up at [MaxWork].
 var ErrTooLarge = fmt.Errorf("its placeholders and filters make more than %d MiB", MaxWork>>20)
@@ -214,7 +214,7 @@ func ParseText(s string, scope Scope, o Options) ([]Part, error) {
 			}
 			name, rest, ok := strings.Cut(t[i+2:], "}")
 			if !ok || !IsName(name) {
-				return errors.New("a secret is not written ${NAME}: a name is letters, digits and _, and does not begin with a digit")
+				return errors.New("a reference to a secret is written ${NAME}: letters, digits and _, and no digit at first")
 			}
 			parts = append(parts, Part{Secret: name})
 			t = rest
@@ -243,15 +243,26 @@ func ParseText(s string, scope Scope, o Options) ([]Part, error) {
 		}
 		switch {
 		case err == nil && e.omit && !o.Lenient:
-			return nil, fmt.Errorf("{{ %s }}: filter omit works only where the placeholder is the whole value", e.Text)
+			return nil, fmt.Errorf("%s: filter omit works only where the placeholder is a whole value in JSON", quote(e.Text))
 		case err == nil:
 			parts = append(parts, Part{Expr: e})
 		case !o.Lenient:
-			return nil, fmt.Errorf("{{ %s }}: %w", strings.TrimSpace(s[:end]), err)
+			return nil, fmt.Errorf("%s: %w", quote(s[:end]), err)
 		}
 		s = s[end+2:]
 	}
 	return parts, nil
+}
+
+// quote is an expression as errors quote it.
+func quote(s string) string {
+	switch s = strings.TrimSpace(s); {
+	case s == "":
+		return "{{ }}"
+	case len(s) > 100:
+		s = strings.ToValidUTF8(s[:100], "") + "…"
+	}
+	return "{{ " + s + " }}"
 }
 
 // IsName reports whether s is [A-Za-z_][A-Za-z0-9_]*, the form of the names of
