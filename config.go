@@ -35,9 +35,9 @@ type Config struct {
 	Variables []Variable `json:"variables,omitempty"`
 	// PreCall is the lookup before the agent speaks.
 	PreCall *PreCallWebhook `json:"pre_call,omitempty"`
-	// CallStatus are told when a call's status changes.
+	// CallStatus are told when a call's status changes. At most 50.
 	CallStatus []CallStatusWebhook `json:"call_status,omitempty"`
-	// PostCall get the call's data after it ended.
+	// PostCall get the call's data after it ended. At most 50.
 	PostCall []PostCallWebhook `json:"post_call,omitempty"`
 }
 

@@ -346,7 +346,8 @@ func TestLint(t *testing.T) {
 	}
 }
 
-func TestCheckConfig(t *testing.T) {
+// TestCheckMessages: what Check says of secrets and of order, without a secret in it.
+func TestCheckMessages(t *testing.T) {
 	t.Setenv("TEST_GOOD", secret)
 	t.Setenv("TEST_SHORT", "whsec_c2hvcnQ=")
 	t.Setenv("TEST_BROKEN", "a\r\nb")
@@ -575,5 +576,22 @@ func TestPreview(t *testing.T) {
 	}
 	if time.Since(event.Timestamp) > time.Minute { // a call that goes on: as if it ended now
 		t.Errorf("timestamp %s", event.Timestamp)
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for text, want := range map[string]string{"2s": "2s", "500ms": "500ms", "72h": "72h", "90s": "1m30s", "1h0m0s": "1h", "60m": "1h", "1h30m": "1h30m", "1h0m5s": "1h0m5s", "0": "0s", "10m": "10m", "100h0m1s": "100h0m1s", "-60s": "-1m"} {
+		var d callhook.Duration
+		if err := d.UnmarshalText([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := json.Marshal(d)
+		if err != nil || string(got) != `"`+want+`"` {
+			t.Errorf("%s is written %s, %v; want %q", text, got, err, want)
+		}
+		var again callhook.Duration
+		if err := json.Unmarshal(got, &again); err != nil || again != d {
+			t.Errorf("%s comes back as %s, %v", text, again, err)
+		}
 	}
 }

@@ -23,6 +23,7 @@ type counted struct {
 	callhook.Inspector
 	handed, parks, released atomic.Int64
 	failRelease             atomic.Int64 // so many calls of Release fail
+	lag                     time.Duration
 	failEnqueue             func(n int) error
 	enqueues                atomic.Int64
 }
@@ -47,6 +48,7 @@ func (q *counted) Release(ctx context.Context, lane string, n int) error {
 		return errors.New("the disk is full")
 	}
 	q.released.Add(1)
+	time.Sleep(q.lag)
 	return q.Queue.Release(ctx, lane, n)
 }
 
@@ -64,22 +66,26 @@ func (q *counted) Enqueue(ctx context.Context, ds ...*callhook.Delivery) error {
 // TestBacklogCostsOneParkEach: a lane that is full parks what has to wait about
 // once each, however many requests end at the same time.
 func TestBacklogCostsOneParkEach(t *testing.T) {
-	for _, limit := range []int{1, 8, 64} {
-		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+	for _, tt := range []struct {
+		limit int
+		lag   time.Duration // of the queue's Release
+	}{{1, 0}, {8, 0}, {64, 0}, {8, 50 * time.Millisecond}} {
+		limit := tt.limit
+		t.Run(fmt.Sprint(limit, tt.lag), func(t *testing.T) {
 			bubble(t, func(t *testing.T, n *network) {
 				n.handle("x.test", func(w http.ResponseWriter, _ *http.Request) { time.Sleep(time.Second) })
 				q := count(callhook.NewMemoryQueue(nil))
+				q.lag = tt.lag
 				o := callhook.Options{Configs: callhook.Static(hook(t, "http://x.test/", fmt.Sprintf(`"concurrency": %d`, limit))), Dial: n.Dial, Queue: q}
 				run(t, o, func(h *callhook.Hooks) {
 					const calls = 1000
 					for _, id := range names("c", calls) {
 						raise(t, h, ended(id))
 					}
-					time.Sleep(time.Duration(calls/limit+5) * time.Second)
+					time.Sleep(time.Duration(calls/limit+50) * time.Second)
 					synctest.Wait()
 					balance(t, h, calls, 0, 0)
-					t.Logf("%d parks for %d deliveries", q.parks.Load(), calls)
-					if got := q.parks.Load(); got > calls*5/4 {
+					if got := q.parks.Load(); got > calls*11/10 {
 						t.Errorf("%d parks for %d deliveries", got, calls)
 					}
 				})

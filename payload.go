@@ -25,7 +25,7 @@ import (
 // null, so the shape is the same for every call.
 type Payload struct {
 	// Fields selects what is sent, by paths that [Fields] lists, each nested as
-	// its path says.
+	// its path says. At most 500.
 	Fields []PayloadField `json:"fields,omitempty"`
 	// Flat sends one level, "call_from" beside "id" and "type", for receivers
 	// that cannot nest (Zapier). The transcript becomes one text, tags are
@@ -33,7 +33,8 @@ type Payload struct {
 	Flat bool `json:"flat,omitempty"`
 	// Template is any JSON: what the receiver wants instead of the envelope. A
 	// string that is exactly one placeholder, "{{call.duration_ms}}", becomes the
-	// typed value; in other strings placeholders become text.
+	// typed value; in other strings placeholders become text. At most 1000
+	// placeholders.
 	Template json.RawMessage `json:"template,omitempty"`
 }
 
@@ -59,7 +60,7 @@ const (
 )
 
 // ErrTooLarge says that a body is larger than the webhook's max_bytes, even
-// without the transcript.
+// without the transcript, or that its filters make far too much.
 var ErrTooLarge = errors.New("callhook: the payload is too large")
 
 // Build returns the body that a webhook with this payload sends for the event: a

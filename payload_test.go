@@ -839,3 +839,35 @@ func TestPayloadFieldJSON(t *testing.T) {
 		}
 	}
 }
+
+// TestPartsOfACall: a part that is written alone has the form that it has in a call.
+func TestPartsOfACall(t *testing.T) {
+	at := time.Date(2026, 3, 5, 10, 0, 0, 0, time.FixedZone("", 3600))
+	for want, part := range map[string]any{
+		`{"to":"+1","type":"warm","status":"transfer_failed","reason":"busy","started_at":"2026-03-05T09:00:00.000Z","ended_at":null}`: callhook.Transfer{
+			To: "+1", Type: "warm", Status: callhook.StatusTransferFailed, Reason: "busy", StartedAt: at},
+		`{"url":"u","expires_at":"2026-03-05T09:00:00.000Z","channels":2}`: &callhook.Recording{URL: "u", ExpiresAt: at, Channels: 2},
+		`{"a":1.10}`: callhook.Object{"a": json.Number("1.10")},
+		`null`:       callhook.Object(nil),
+	} {
+		got, err := json.Marshal(part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, string(got)); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestStatusTerminal(t *testing.T) {
+	over := map[callhook.Status]bool{callhook.StatusQueued: false, callhook.StatusRinging: false, callhook.StatusInProgress: false, callhook.StatusVoicemail: false,
+		callhook.StatusTransferStarted: false, callhook.StatusTransferConnected: false, callhook.StatusTransferFailed: false, callhook.StatusTransferCanceled: false,
+		callhook.StatusCompleted: true, callhook.StatusNoAnswer: true, callhook.StatusBusy: true, callhook.StatusRejected: true, callhook.StatusFailed: true, callhook.StatusCanceled: true,
+		"on_hold": false, "": false}
+	for s, want := range over {
+		if s.Terminal() != want {
+			t.Errorf("%q: %t, want %t", s, !want, want)
+		}
+	}
+}

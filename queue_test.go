@@ -329,6 +329,27 @@ func TestReleaseWhileParking(t *testing.T) {
 			stop()
 		})
 	})
+	t.Run("not what comes after those in flight", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			q, handled := callhook.NewMemoryQueue(nil), 0
+			stop := consume(t, q, func(ctx context.Context, d *callhook.Delivery) callhook.Verdict {
+				if handled++; handled > 1 {
+					return callhook.Park()
+				}
+				_ = q.Release(ctx, d.Lane, 5)
+				return callhook.Delivered()
+			})
+			enqueue(t, q, item("msg_1", "w", "c"))
+			d := item("msg_2", "w", "d")
+			time.Sleep(time.Second)
+			enqueue(t, q, d)
+			synctest.Wait()
+			if handled != 2 {
+				t.Errorf("handed out %d times, want 2", handled)
+			}
+			stop()
+		})
+	})
 	t.Run("not another lane, nor later", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			q, handled := callhook.NewMemoryQueue(nil), 0

@@ -115,7 +115,8 @@ type EventData struct {
 // In URL and header values, {{ path | filter }} stands for data of the call and
 // ${NAME} for a secret, resolved by [Options.Secrets] at each attempt. In a URL
 // both may stand in path segments and query values only, so that neither a
-// caller nor a secret chooses the host.
+// caller nor a secret chooses the host. Where data would leave a path segment
+// empty, or make the path climb with "..", nothing is sent.
 type Endpoint struct {
 	// Name tells webhooks of one agent apart: in logs, in secrets' references
 	// and in the identity of deliveries, so renaming a webhook makes it a new
@@ -126,13 +127,13 @@ type Endpoint struct {
 	// Method is GET or POST for pre-call (default POST), and POST, PUT or PATCH
 	// for the others (default POST).
 	Method string `json:"method,omitempty"`
-	// Headers are added to the request. Hop-by-hop and signature headers are
-	// reserved.
+	// Headers are added to the request, at most 50. Hop-by-hop and signature
+	// headers are reserved.
 	Headers map[string]string `json:"headers,omitempty"`
 	// Secrets sign each request as Standard Webhooks says, each with its own
 	// signature, so that a key can be replaced while both are valid: whsec_…
 	// (HMAC-SHA256, signature v1) or whsk_… (Ed25519, signature v1a), best as
-	// references: "${N8N_SECRET}".
+	// references: "${N8N_SECRET}". At most 10.
 	Secrets []string `json:"secrets,omitempty"`
 	// Timeout bounds one attempt of a delivery in all (default 15s, at most
 	// 60s), or a whole pre-call lookup (default 2s, at most 10s).
