@@ -339,7 +339,7 @@ func (r *rendering) Location() *time.Location {
 
 // text is a lookup: it gives the text of a placeholder in a URL or header.
 func (r *rendering) text(e *template.Expr) (string, error) {
-	b, err := e.AppendText(nil, r, nil)
+	b, err := e.AppendText(nil, r)
 	return string(b), err
 }
 

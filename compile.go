@@ -43,6 +43,21 @@ type webhook struct {
 	on          string
 }
 
+func (a *agent) ref() ConfigRef { return ConfigRef{Tenant: a.config.TenantID, Agent: a.config.AgentID} }
+
+// endpoints calls f for each webhook, with its place in the config.
+func (a *agent) endpoints(f func(p *endpoint, at string, ordered bool)) {
+	if a.preCall != nil {
+		f(a.preCall.endpoint, "pre_call", false)
+	}
+	for i, w := range a.status {
+		f(w.endpoint, fmt.Sprintf("call_status[%d]", i), w.ordered)
+	}
+	for i, w := range a.postCall {
+		f(w.endpoint, fmt.Sprintf("post_call[%d]", i), w.ordered)
+	}
+}
+
 // webhook returns the webhook of a delivery, nil when the agent has it no more.
 func (a *agent) webhook(t Type, name string) *webhook {
 	all := a.status

@@ -363,7 +363,7 @@ func TestCheckMessages(t *testing.T) {
 		"no secrets": {config: `{"agent_id":"a","pre_call":{"url":"https://h.example/","headers":{"X":"${A}"}},"post_call":[{"url":"https://h.example/${B}"}]}`,
 			want: []string{"pre_call: it refers to the secret ${A}, and Options.Secrets is nil", "post_call[0]: it refers to the secret ${B}"}},
 		"unresolved": {options: callhook.Options{Secrets: secrets}, config: `{"agent_id":"a","pre_call":{"url":"https://h.example/${GOOD}","headers":{"X":"${NOBODY}"}},"call_status":[{"url":"https://h.example/","secrets":["${EMPTY}"]}],"post_call":[{"url":"https://h.example/${BROKEN}"}]}`,
-			want: []string{"pre_call: ${NOBODY}: callhook: no such secret", "call_status[0]: ${EMPTY}: callhook: no such secret", "post_call[0]: ${BROKEN}: callhook: no such secret: its value has a line break"}},
+			want: []string{"pre_call: ${NOBODY}: no such secret", "call_status[0]: ${EMPTY}: no such secret", "post_call[0]: ${BROKEN}: no such secret: its value has a line break"}},
 		"keys": {options: callhook.Options{Secrets: secrets}, config: `{"agent_id":"a","post_call":[{"url":"https://h.example/","secrets":["${GOOD}","${SHORT}"]}]}`,
 			want: []string{"post_call[0]: secrets[1]: "}},
 		"ordered":           {config: `{"agent_id":"a","call_status":[{"url":"https://h.example/","ordered":true}]}`},

@@ -269,7 +269,7 @@ func (d *Delivery) build(w *webhook, r *rendering, limit int) (err error) {
 	if d.Body, err = w.body.build(r, limit); err != nil {
 		return err
 	}
-	return w.placeholders(func(e *template.Expr) error {
+	err = w.placeholders(func(e *template.Expr) error {
 		if d.Values == nil {
 			d.Values = map[string]string{}
 		}
@@ -277,6 +277,18 @@ func (d *Delivery) build(w *webhook, r *rendering, limit int) (err error) {
 		d.Values[e.Text], err = r.text(e)
 		return err
 	})
+	if err == nil && w.url.dynamic { // no later attempt would mend a URL that cannot be built
+		_, err = w.url.render(d.text, w.masked())
+	}
+	return err
+}
+
+// text is a lookup: the text that a placeholder had when the event was raised.
+func (d *Delivery) text(e *template.Expr) (string, error) {
+	if v, ok := d.Values[e.Text]; ok {
+		return v, nil
+	}
+	return "", fmt.Errorf("{{ %s }} was not in the webhook's URL or headers when the event was raised, so its value is not known", e.Text)
 }
 
 // handle is the Handler of Run: one attempt, and what follows from it.
@@ -398,13 +410,7 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 		a.Error = err.Error()
 		return meaning{kind: held}
 	}
-	values := func(e *template.Expr) (string, error) {
-		if v, ok := d.Values[e.Text]; ok {
-			return v, nil
-		}
-		return "", fmt.Errorf("{{ %s }} was not in the webhook's URL or headers when the event was raised, so its value is not known", e.Text)
-	}
-	req, err := w.request(ctx, d.ID, d.Body, values, secrets)
+	req, err := w.request(ctx, d.ID, d.Body, d.text, secrets)
 	if err != nil {
 		a.Error = err.Error()
 		if errors.Is(err, ErrBadKey) {

@@ -93,25 +93,45 @@ func (e *endpoint) resolve(ctx context.Context, secrets SecretFunc) (map[string]
 	}
 	values := make(map[string]string, len(e.refs))
 	for _, name := range e.refs {
-		if secrets == nil {
-			return nil, fmt.Errorf("%w: ${%s}: Options.Secrets is nil", ErrNoSecret, name)
-		}
-		ref := e.ref
-		ref.Name = name
-		v, err := secrets(ctx, ref)
-		if err == nil && v == "" {
-			err = fmt.Errorf("%w: it is empty", ErrNoSecret)
-		}
-		if err == nil && strings.ContainsFunc(v, isControl) {
-			err = fmt.Errorf("%w: its value has a line break or another control character in it", ErrNoSecret)
-		}
+		v, err := e.secret(ctx, secrets, name)
 		if err != nil {
-			return nil, fmt.Errorf("${%s}: %w", name, err)
+			return nil, err
 		}
 		values[name] = v
 	}
 	return values, nil
 }
+
+// secret returns the value of one secret.
+func (e *endpoint) secret(ctx context.Context, secrets SecretFunc, name string) (string, error) {
+	if secrets == nil {
+		return "", fmt.Errorf("%w: ${%s}: Options.Secrets is nil", ErrNoSecret, name)
+	}
+	ref := e.ref
+	ref.Name = name
+	v, err := secrets(ctx, ref)
+	switch {
+	case err != nil:
+	case v == "":
+		err = fmt.Errorf("%w: it is empty", ErrNoSecret)
+	case strings.ContainsFunc(v, isControl):
+		err = fmt.Errorf("%w: its value has a line break or another control character in it", ErrNoSecret)
+	default:
+		return v, nil
+	}
+	return "", fmt.Errorf("${%s}: %w", name, err)
+}
+
+// masked stands for each secret where a request is shown and not sent.
+func (e *endpoint) masked() map[string]string {
+	values := make(map[string]string, len(e.refs))
+	for _, name := range e.refs {
+		values[name] = mask
+	}
+	return values
+}
+
+const mask = "***"
 
 // request makes the request of one attempt, signed.
 func (e *endpoint) request(ctx context.Context, id string, body []byte, values lookup, secrets map[string]string) (*http.Request, error) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,66 +117,55 @@ func (h *Hooks) validate(s static) error {
 
 // accepts returns an error when a valid config asks for what these Hooks cannot do.
 func (h *Hooks) accepts(a *agent) error {
-	e := &ConfigError{Source: ConfigRef{Tenant: a.config.TenantID, Agent: a.config.AgentID}.String()}
-	each := func(p *endpoint, at string, ordered bool) {
-		if len(p.refs) > 0 && h.secrets == nil {
-			e.Faults = append(e.Faults, Fault{at, fmt.Sprintf("it refers to the secret ${%s}, and Options.Secrets is nil: there are no secrets", p.refs[0])})
-		}
-		if ordered && !h.queue.Limits().Ordered {
-			e.Faults = append(e.Faults, Fault{at + ".ordered", "the queue cannot keep this order: leave it out, or use another queue"})
-		}
+	c := new(compiler)
+	a.endpoints(func(p *endpoint, at string, ordered bool) { h.accept(c, p, at, ordered) })
+	return c.err(a.ref().String())
+}
+
+func (h *Hooks) accept(c *compiler, p *endpoint, at string, ordered bool) {
+	if len(p.refs) > 0 && h.secrets == nil {
+		c.fault(at, "it refers to the secret ${%s}, and Options.Secrets is nil: there are no secrets", p.refs[0])
 	}
-	if a.preCall != nil {
-		each(a.preCall.endpoint, "pre_call", false)
+	if ordered && !h.queue.Limits().Ordered {
+		c.fault(at+".ordered", "the queue cannot keep this order: leave it out, or use another queue")
 	}
-	for i, w := range a.status {
-		each(w.endpoint, fmt.Sprintf("call_status[%d]", i), w.ordered)
-	}
-	for i, w := range a.postCall {
-		each(w.endpoint, fmt.Sprintf("post_call[%d]", i), w.ordered)
-	}
-	if len(e.Faults) > 0 {
-		return e
-	}
-	return nil
 }
 
 // Check tells whether calls can use a config with these Hooks: [Config.Validate],
 // and in addition that every secret that it refers to can be resolved and that
 // the queue can do what it asks for. It sends nothing. The error is a
 // [*ConfigError] with every fault.
-func (h *Hooks) Check(ctx context.Context, c *Config) error {
-	a, err := compile(c)
+func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
+	a, err := compile(cfg)
 	if err != nil {
 		return err
 	}
-	if err := h.accepts(a); err != nil {
-		return err
-	}
-	e := &ConfigError{Source: ConfigRef{Tenant: c.TenantID, Agent: c.AgentID}.String()}
-	each := func(p *endpoint, at string) {
-		secrets, err := p.resolve(ctx, h.secrets)
-		if err == nil {
-			_, err = p.signing(secrets)
+	c := new(compiler)
+	a.endpoints(func(p *endpoint, at string, ordered bool) {
+		h.accept(c, p, at, ordered)
+		if h.secrets == nil {
+			return
 		}
-		if err != nil {
-			e.Faults = append(e.Faults, Fault{at, err.Error()})
+		values, resolved := map[string]string{}, true
+		for _, name := range p.refs {
+			v, err := p.secret(ctx, h.secrets, name)
+			if err != nil {
+				c.fault(at, "%s", plainText(err))
+				resolved = false
+			}
+			values[name] = v
 		}
-	}
-	if a.preCall != nil {
-		each(a.preCall.endpoint, "pre_call")
-	}
-	for i, w := range a.status {
-		each(w.endpoint, fmt.Sprintf("call_status[%d]", i))
-	}
-	for i, w := range a.postCall {
-		each(w.endpoint, fmt.Sprintf("post_call[%d]", i))
-	}
-	if len(e.Faults) > 0 {
-		return e
-	}
-	return nil
+		if resolved {
+			if _, err := p.signing(values); err != nil {
+				c.fault(at, "%s", plainText(err))
+			}
+		}
+	})
+	return c.err(a.ref().String())
 }
+
+// plainText is an error's text inside of another.
+func plainText(err error) string { return strings.ReplaceAll(err.Error(), "callhook: ", "") }
 
 // storeTimeout bounds how long an event may take to be stored.
 const storeTimeout = 5 * time.Second

@@ -49,11 +49,7 @@ func (c *Config) Preview(name string, call *Call) (*Preview, error) {
 	if err != nil {
 		return nil, err
 	}
-	const masked = "***"
-	secrets := map[string]string{}
-	for _, name := range e.refs {
-		secrets[name] = masked
-	}
+	secrets := e.masked()
 	h, err := e.header(body, r.text, secrets)
 	if err != nil {
 		return nil, err
@@ -64,8 +60,8 @@ func (c *Config) Preview(name string, call *Call) (*Preview, error) {
 	}
 	setSignature(h, r.event.ID, time.Now(), body, nil)
 	if len(e.signers) > 0 {
-		h.Set(HeaderSignature, masked)
+		h.Set(HeaderSignature, mask)
 	}
-	shown := strings.ReplaceAll(u.String(), url.PathEscape(masked), masked)
+	shown := strings.ReplaceAll(u.String(), url.PathEscape(mask), mask)
 	return &Preview{Method: e.method, URL: shown, Header: h, Body: body}, nil
 }

@@ -372,7 +372,6 @@ func TestOverTCP(t *testing.T) {
 		{"closed", serve(cutOff), "connection closed", 0},
 		{"unknown authority", tls.URL, "TLS: certificate signed by unknown authority", 0},
 		{"HTTP where TLS was asked for", strings.Replace(plain, "http:", "https:", 1), "TLS: the endpoint answered in plain HTTP", 0},
-		{"no such host", "http://no-such-host.invalid/", "no-such-host.invalid", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := new(watch)

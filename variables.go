@@ -43,7 +43,7 @@ func (v Variables) Expand(text string) string {
 	for _, p := range parts {
 		if p.Expr == nil {
 			b = append(b, p.Literal...)
-		} else if out, err := p.Expr.AppendText(b, spoken{}, nil); err == nil {
+		} else if out, err := p.Expr.AppendText(b, spoken{}); err == nil {
 			b = out
 		}
 	}

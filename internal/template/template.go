@@ -115,22 +115,15 @@ func (e *Expr) AppendJSON(dst []byte, src Source) ([]byte, error) {
 }
 
 // AppendText appends the value as text: a string without its quotes, nothing for
-// null, JSON for the rest. escape may be nil.
-func (e *Expr) AppendText(dst []byte, src Source, escape Escape) ([]byte, error) {
+// null, JSON for the rest. The caller escapes it for its place.
+func (e *Expr) AppendText(dst []byte, src Source) ([]byte, error) {
 	left := work(MaxWork)
 	v, err := e.value(src, &left)
 	if err != nil {
 		return dst, err
 	}
-	if escape == nil {
-		return append(dst, text(v)...), nil
-	}
-	return escape(dst, text(v)), nil
+	return append(dst, text(v)...), nil
 }
-
-// Escape appends text so that it is safe at one place: a path segment, a query
-// value, a header.
-type Escape func(dst []byte, text string) []byte
 
 // work is how many bytes may still be made.
 type work int

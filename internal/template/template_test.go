@@ -337,7 +337,7 @@ func TestErrorsOfValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.AppendText(nil, source{}, nil); !errors.Is(err, errBroken) {
+	if _, err := e.AppendText(nil, source{}); !errors.Is(err, errBroken) {
 		t.Errorf("%v", err)
 	}
 }
