@@ -489,10 +489,12 @@ func unknownPath(path string, t Type) error {
 	return fmt.Errorf("%s does not exist%s", path, hint)
 }
 
-func join[S ~string](all []S) string {
-	texts := make([]string, len(all))
+func join[S ~string](all []S) string { return strings.Join(texts(all), ", ") }
+
+func texts[S ~string](all []S) []string {
+	out := make([]string, len(all))
 	for i, s := range all {
-		texts[i] = string(s)
+		out[i] = string(s)
 	}
-	return strings.Join(texts, ", ")
+	return out
 }

@@ -294,6 +294,8 @@ func TestLint(t *testing.T) {
 			"pre_call.url: http:// sends the call's data and the headers in the clear: use https://",
 			"call_status[0].url: http:// sends the call's data and the headers in the clear: use https://",
 			"post_call[0].url: http:// sends the call's data and the headers in the clear: use https://"}},
+		"statuses": {config: `{"agent_id":"a","call_status":[{"url":"https://h.example/","statuses":["transfer_start","on_hold","completed"]}]}`, want: []string{
+			`call_status[0].statuses[0]: "transfer_start" is a status of the runtime's own, if it has one (did you mean "transfer_started"?)`}},
 		"n8n test": {config: `{"agent_id":"a","post_call":[{"url":"https://n8n.example/webhook-test/abc"}]}`, want: []string{
 			"post_call[0].url: an n8n test URL answers only while its editor listens: use the production URL (/webhook/)"}},
 		"secrets": {config: `{"agent_id":"a","variables":[{"name":"k","secret":true,"default":"tok"}],

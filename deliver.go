@@ -432,7 +432,8 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	}
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
-	a.ClockSkew = clockSkew(resp.Header, time.Now())
+	now := time.Now()
+	a.ClockSkew = clockSkew(resp.Header, now)
 	matters := w.success.reads(resp.StatusCode)
 	reply, err := readReply(resp, matters, cancel)
 	a.Reply = excerpt(reply, req.Header, secrets)
@@ -440,7 +441,7 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 		a.Error = transportError(err).Error()
 		return meaning{kind: failed}
 	}
-	m := judge(w, resp.StatusCode, resp.Header, reply, time.Now())
+	m := judge(w, resp.StatusCode, resp.Header, reply, now)
 	if m.kind != success {
 		a.Error = m.text(resp.StatusCode)
 	}

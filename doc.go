@@ -74,9 +74,19 @@
 // In URLs, headers and payloads {{ path | filter }} stands for data of the call
 // and ${NAME} for a secret that [Options.Secrets] resolves at each attempt. Both
 // come from the config's own text only: what a caller or a CRM says is never
-// expanded. [Fields] lists the paths; the filters are default, upcase, downcase,
-// string, json, text, html, date, unix, unix_ms, hhmm, mask, join, digits, last,
-// map and omit.
+// expanded. [Fields] lists the paths. The filters, which pass a missing value on:
+//
+//   - default: "there" stands for a missing or empty value
+//   - upcase, downcase, digits (nothing but the digits), last: 10 (characters, or
+//     elements of a list), mask: 4 (all but the last become *)
+//   - map: "inbound", "IN", "outbound", "OUT" replaces a value by the one beside it;
+//     one more at the end stands for all others
+//   - date: "%Y-%m-%d" as strftime writes it, in the call's time zone; unix and
+//     unix_ms; hhmm for a number of seconds
+//   - string makes text of a number; json and text make text of anything, text as
+//     people read it (a transcript becomes a line a turn); html is text, escaped;
+//     join: ", " for lists
+//   - omit, the last one, drops a key of a template when its value is empty
 //
 // # What is sent
 //

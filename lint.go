@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/callhook-go/callhook/internal/suggest"
 )
 
 // Lint returns warnings about what is valid and probably not meant. It stops
@@ -35,6 +37,11 @@ func (c *Config) Lint() []Fault {
 	}
 	for i := range c.CallStatus {
 		l.endpoint(&c.CallStatus[i].Endpoint, fmt.Sprintf("call_status[%d]", i))
+		for j, s := range c.CallStatus[i].Statuses {
+			if hint := suggest.DidYouMean(string(s), texts(knownStatuses)); hint != "" && !slices.Contains(knownStatuses, s) {
+				l.warn(fmt.Sprintf("call_status[%d].statuses[%d]", i, j), "%q is a status of the runtime's own, if it has one%s", s, hint)
+			}
+		}
 		l.shape(&c.CallStatus[i].Endpoint, &c.CallStatus[i].Payload, fmt.Sprintf("call_status[%d]", i))
 	}
 	for i := range c.PostCall {
