@@ -338,11 +338,15 @@ const (
 func (h *Hooks) settled(ctx context.Context, d *Delivery, v Verdict) {
 	switch v.State {
 	case StateDelivered:
-		h.tell(d.ID, h.trace.Delivered != nil, func() { h.trace.Delivered(ctx, d) })
+		if h.trace.Delivered != nil {
+			_ = h.survive(func() { h.trace.Delivered(ctx, d) })
+		}
 	case StateDead:
 		h.log.Warn("callhook: dead letter", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
 			"call", d.Call, "reason", string(v.Reason), "attempts", d.Attempts, "error", d.lastError())
-		h.tell(d.ID, h.trace.Dead != nil, func() { h.trace.Dead(ctx, d, v.Reason) })
+		if h.trace.Dead != nil {
+			_ = h.survive(func() { h.trace.Dead(ctx, d, v.Reason) })
+		}
 	}
 }
 
@@ -365,11 +369,9 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 		h.lanes.hold(d.Lane, w, heldPause, false)
 		return Park()
 	}
-	h.tell(d.ID, h.trace.AttemptStart != nil, func() {
-		if c := h.trace.AttemptStart(ctx, d); c != nil {
-			ctx = c
-		}
-	})
+	if h.trace.AttemptStart != nil {
+		ctx = h.begin(ctx, func() context.Context { return h.trace.AttemptStart(ctx, d) })
+	}
 	start := time.Now()
 	a := Attempt{At: start}
 	m := h.exchangeDelivery(ctx, w, d, &a)
@@ -383,22 +385,10 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 			"status", a.Status, "error", a.Error, "elapsed", a.Elapsed)
 	}
 	v := h.conclude(w, d, m)
-	h.tell(d.ID, h.trace.AttemptDone != nil, func() { h.trace.AttemptDone(ctx, d, a) })
-	return v
-}
-
-// tell calls a function of the host's Trace, if there is one. Its panic changes
-// nothing of what becomes of a delivery.
-func (h *Hooks) tell(id string, wanted bool, f func()) {
-	if !wanted {
-		return
+	if h.trace.AttemptDone != nil {
+		_ = h.survive(func() { h.trace.AttemptDone(ctx, d, a) })
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			h.log.Error("callhook: a function of Trace panicked", "id", id, "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	f()
+	return v
 }
 
 // exchangeDelivery sends d and returns what the answer means.

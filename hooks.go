@@ -260,7 +260,7 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Del
 		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call.ID, err)
 	}
 	for _, id := range ids {
-		h.tell(id, true, func() { h.trace.Enqueued(ctx, id) })
+		_ = h.survive(func() { h.trace.Enqueued(ctx, id) })
 	}
 	return nil
 }

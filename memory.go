@@ -20,7 +20,7 @@ type MemoryOptions struct {
 	// bodies, logs of attempts and about 512 bytes each. Over it dead letters go,
 	// the oldest first, and then Enqueue returns [ErrQueueFull]. Zero means 256 MiB.
 	MaxBytes int64
-	// Workers is how many deliveries are handed out at once. Zero means 512. Each
+	// Workers is how many deliveries are handed out at once. Zero means 1024. Each
 	// costs a goroutine and a connection while its attempt lasts; none wait idle.
 	Workers int
 	// MaxRemembered is how many IDs of settled deliveries are remembered, for at
@@ -48,7 +48,7 @@ func NewMemoryQueue(o *MemoryOptions) Queue {
 		lanes:    map[string]*memoryLane{},
 		chains:   map[chainKey][]*item{},
 		settled:  map[idKey]struct{}{},
-		maxBytes: 256 << 20, workers: 512, maxRemembered: 1_000_000, maxDead: 10_000,
+		maxBytes: 256 << 20, workers: 1024, maxRemembered: 1_000_000, maxDead: 10_000,
 	}
 	if o != nil {
 		q.maxBytes = cmp.Or(o.MaxBytes, q.maxBytes)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -142,11 +141,7 @@ func (h *Hooks) PreCall(ctx context.Context, call *Call) *PreCallResult {
 		res.Variables = maps.Clone(call.Variables)
 	}
 	if h.trace.PreCallStart != nil {
-		_ = h.survive(func() {
-			if traced := h.trace.PreCallStart(ctx, call); traced != nil {
-				ctx = traced
-			}
-		})
+		ctx = h.begin(ctx, func() context.Context { return h.trace.PreCallStart(ctx, call) })
 	}
 	if err := h.survive(func() { h.personalise(ctx, call, start, res) }); err != nil {
 		res.Outcome, res.Err = OutcomeFailed, err
@@ -157,19 +152,6 @@ func (h *Hooks) PreCall(ctx context.Context, call *Call) *PreCallResult {
 		_ = h.survive(func() { h.trace.PreCallDone(ctx, call, res) })
 	}
 	return res
-}
-
-// survive runs f and turns a panic of the host's functions in it into an error:
-// it must not end a call.
-func (h *Hooks) survive(f func()) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			h.log.Error("callhook: pre-call lookup panicked", "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("callhook: panic: %v", p)
-		}
-	}()
-	f()
-	return nil
 }
 
 // personalise fills in res, first with what there is without an answer.

@@ -1,7 +1,10 @@
 package callhook
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -97,4 +100,24 @@ func (h *Hooks) Stats() Stats {
 		out.Queue, _ = in.Counts(ctx)
 	}
 	return out
+}
+
+// begin returns the context that a function of the host's gives, or the one there
+// was.
+func (h *Hooks) begin(ctx context.Context, f func() context.Context) (given context.Context) {
+	_ = h.survive(func() { given = f() })
+	return cmp.Or(given, ctx)
+}
+
+// survive runs f and turns a panic of the host's functions in it into an error: it
+// must neither end a call nor lose a delivery.
+func (h *Hooks) survive(f func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("callhook: a function of the host's panicked", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("callhook: panic: %v", p)
+		}
+	}()
+	f()
+	return nil
 }

@@ -244,7 +244,7 @@ type Success struct {
 	// Path is a path in the JSON of the answer whose value must be Equals: Zoho
 	// puts the verdict on each record inside a 200.
 	Path string `json:"path,omitempty"`
-	// Equals is the JSON value that Path must have.
+	// Equals is the JSON value that Path must have. It cannot be null.
 	Equals json.RawMessage `json:"equals,omitempty"`
 }
 
