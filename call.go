@@ -179,6 +179,8 @@ type Recording struct {
 
 // Cost is what a call cost. Amounts are decimal texts, so that 1.10 arrives as 1.10.
 type Cost struct {
+	// Total is the sum, Currency its ISO 4217 code, Parts what it is made of, by
+	// the runtime's names.
 	Total    json.Number            `json:"total"`
 	Currency string                 `json:"currency"`
 	Parts    map[string]json.Number `json:"parts"`

@@ -27,8 +27,8 @@ import (
 // was enqueued: its body does not change any more. Where it goes is decided at
 // each attempt by the config then in production.
 //
-// A queue stores all exported fields and treats them as opaque but for ID, Lane,
-// Call, Ordered and Attempts.
+// A queue stores all exported fields. It acts on ID, Lane, Call, Ordered and
+// Attempts, and sets State, RetryAt and Reason.
 type Delivery struct {
 	// ID is a hash of tenant, agent, call, webhook and event, so that an event
 	// that is raised twice, by whichever node, is one delivery. It is the
@@ -73,7 +73,8 @@ type Delivery struct {
 	Reason  Reason    `json:"reason,omitempty"`
 }
 
-// Attempt is one HTTP exchange of a delivery. It holds no secret.
+// Attempt is one HTTP exchange of a delivery. It holds no secret. In JSON its
+// durations are nanoseconds.
 type Attempt struct {
 	At      time.Time     `json:"at"`
 	Elapsed time.Duration `json:"elapsed"`
@@ -122,11 +123,12 @@ func Park() Verdict { return Verdict{State: StateParked} }
 func Dead(reason Reason) Verdict { return Verdict{State: StateDead, Reason: reason} }
 
 // Handler makes an attempt to deliver d and says what becomes of it. It changes
-// the fields of d that count attempts, and nothing else. It may be called by many
+// Attempts, Rejections, Postponed and Log, and nothing else. It may be called by many
 // goroutines at once, and returns within the webhook's timeout.
 type Handler func(ctx context.Context, d *Delivery) Verdict
 
-// Queue stores deliveries and hands them out. It decides where and when; callhook
+// Queue stores deliveries and hands them out. Most programs only pass one to [New];
+// this is for those who write one. It decides where and when; callhook
 // decides what an answer means. All methods are safe for concurrent use.
 //
 // While a delivery's Attempts are zero, no later one of the same Call and Lane is
@@ -144,9 +146,9 @@ type Queue interface {
 	// by itself.
 	Consume(ctx context.Context, handle Handler) error
 	// Release makes up to n parked deliveries of a lane ready, the longest parked
-	// first; lane "" means n of every lane, as after a restart. A delivery that
-	// is with its handler and then parked counts: what Release could not find
-	// parked yet does not rest.
+	// first; lane "" means n of every lane, as after a restart. It may come while
+	// the handler is still deciding to park a delivery: what of n it did not find
+	// parked counts for those that the lane has in flight.
 	Release(ctx context.Context, lane string, n int) error
 	// Limits says what the queue promises. It does not change.
 	Limits() Limits
@@ -386,7 +388,7 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 	}
 	v := h.conclude(w, d, m)
 	if h.trace.AttemptDone != nil {
-		_ = h.survive(func() { h.trace.AttemptDone(ctx, d, a) })
+		_ = h.survive(func() { h.trace.AttemptDone(ctx, d, a, v) })
 	}
 	return v
 }

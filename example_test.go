@@ -131,7 +131,7 @@ func ExampleLoadConfigFS() {
 
 // A lookup whose endpoint is too slow: the call goes on with what is declared.
 func ExampleHooks_PreCall() {
-	release := make(chan struct{})
+	release := make(chan struct{}) // the request's context would do only after its body was read
 	crm := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer crm.Close()
 	defer close(release)

@@ -56,7 +56,7 @@ func Signer(secret string) func(h http.Header, id string, at time.Time, body []b
 
 // QueueSizes returns how many entries a memory queue keeps in each of its parts.
 func QueueSizes(q Queue) map[string]int {
-	m := q.(*memoryQueue)
+	m := q.(*MemoryQueue)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return map[string]int{

@@ -26,8 +26,9 @@ type Options struct {
 	// (see [NewMemoryQueue]), which a crash empties. Hooks does not close a queue
 	// that it is given.
 	Queue Queue
-	// Secrets resolves ${NAME} references. Nil means that there are none, and a
-	// config that refers to one is refused. Single-tenant hosts take [EnvSecrets].
+	// Secrets resolves ${NAME} references. Nil means that there are none: New and
+	// Check refuse a config that refers to one, and a delivery that needs one waits.
+	// Single-tenant hosts take [EnvSecrets].
 	Secrets SecretFunc
 	// AllowNets are private networks that webhooks may be sent to. Without it
 	// only public addresses are dialled, and that is checked on the address
@@ -182,7 +183,10 @@ const storeTimeout = 5 * time.Second
 //
 // Errors: [ErrInvalidCall], [ErrClosed], [ErrNotOrdered], those of the config
 // source and those of the queue, like [ErrQueueFull]. A payload that cannot be
-// built is none: it becomes a dead letter and does not stop other webhooks.
+// built is none: it becomes a dead letter and does not stop other webhooks. Nor is
+// an agent without a config, since not every agent has webhooks: the event is
+// counted in [Stats.Skipped]. A source's config that is not valid is a
+// [*ConfigError], unless an earlier one can serve.
 func (h *Hooks) CallStatus(ctx context.Context, call *Call) error {
 	if err := call.check("CallStatus"); err != nil {
 		return err
@@ -250,24 +254,25 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Del
 	if !h.queue.Limits().Ordered && slices.ContainsFunc(ds, func(d *Delivery) bool { return d.Ordered }) {
 		return ErrNotOrdered
 	}
-	var ids []string // once stored, the deliveries are the queue's
+	var stored []Delivery // copies: once stored, the deliveries are the queue's
 	if h.trace.Enqueued != nil {
 		for _, d := range ds {
-			ids = append(ids, d.ID)
+			stored = append(stored, *d)
 		}
 	}
 	if err := h.queue.Enqueue(ctx, ds...); err != nil {
 		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call.ID, err)
 	}
-	for _, id := range ids {
-		_ = h.survive(func() { h.trace.Enqueued(ctx, id) })
+	for i := range stored {
+		_ = h.survive(func() { h.trace.Enqueued(ctx, &stored[i]) })
 	}
 	return nil
 }
 
 // Run delivers what is in the queue until ctx ends; then it finishes the attempts
-// under way and returns nil. Its error is the queue's. A process that only raises
-// events leaves it out. One Run at a time; it may be called again.
+// under way and returns nil. Its error is the queue's, or [ErrClosed], or tells that
+// another Run is under way. A process that only raises events leaves it out. It
+// may be called again after it has returned.
 func (h *Hooks) Run(ctx context.Context) error {
 	if h.closed.Load() {
 		return ErrClosed
@@ -336,6 +341,9 @@ func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
 	var fresh *agent
 	if err == nil {
 		fresh, err = compile(cfg)
+	}
+	if err == nil && (cfg.TenantID != ref.Tenant || cfg.AgentID != ref.Agent) {
+		err = fmt.Errorf("the source answered with the config of %s", fresh.ref())
 	}
 	if err != nil {
 		if known != nil {

@@ -320,7 +320,7 @@ func TestHalfStored(t *testing.T) {
 			return nil
 		}
 		var enqueued []string
-		trace := &callhook.Trace{Enqueued: func(_ context.Context, id string) { enqueued = append(enqueued, id) }}
+		trace := &callhook.Trace{Enqueued: func(_ context.Context, d *callhook.Delivery) { enqueued = append(enqueued, d.ID) }}
 		run(t, callhook.Options{Configs: callhook.Static(config), Dial: n.Dial, Queue: q, Trace: trace}, func(h *callhook.Hooks) {
 			call := ended("c1")
 			if err := h.PostCall(t.Context(), call); !errors.Is(err, callhook.ErrQueueFull) {

@@ -36,14 +36,9 @@ const (
 	keepDead    = 30 * 24 * time.Hour
 )
 
-// NewMemoryQueue returns a queue in memory: what [New] takes when it is given
-// none. What is pending is lost when the process ends, so it serves tests, and
-// runtimes for which losing events in a crash is right. It implements
-// [Inspector].
-//
-// It starts no goroutine but for attempts under way.
-func NewMemoryQueue(o *MemoryOptions) Queue {
-	q := &memoryQueue{
+// NewMemoryQueue returns a queue in memory: what [New] takes when it is given none.
+func NewMemoryQueue(o *MemoryOptions) *MemoryQueue {
+	q := &MemoryQueue{
 		pending:  map[string]*item{},
 		lanes:    map[string]*memoryLane{},
 		chains:   map[chainKey][]*item{},
@@ -59,7 +54,11 @@ func NewMemoryQueue(o *MemoryOptions) Queue {
 	return q
 }
 
-type memoryQueue struct {
+// MemoryQueue is a [Queue] in memory, and an [Inspector]. What is pending is lost
+// when the process ends, so it serves tests, and runtimes for which losing events
+// in a crash is right. It keeps order, and starts no goroutine but for attempts
+// under way.
+type MemoryQueue struct {
 	maxBytes               int64
 	workers                int
 	maxRemembered, maxDead int
@@ -134,11 +133,13 @@ type memoryLane struct {
 	credit   int // releases that found nothing parked yet
 }
 
-func (q *memoryQueue) Limits() Limits {
+// Limits implements [Queue].
+func (q *MemoryQueue) Limits() Limits {
 	return Limits{Ordered: true, Remember: rememberFor}
 }
 
-func (q *memoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
+// Enqueue implements [Queue]. It stores all of ds or, with [ErrQueueFull], none.
+func (q *MemoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func (q *memoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 	return nil
 }
 
-func (q *memoryQueue) knows(id string) bool {
+func (q *MemoryQueue) knows(id string) bool {
 	_, pending := q.pending[id]
 	_, settled := q.settled[keyOf(id)]
 	return pending || settled
@@ -201,13 +202,13 @@ func eligible(chain []*item, i int) bool {
 	return true
 }
 
-func (q *memoryQueue) makeReady(it *item) {
+func (q *MemoryQueue) makeReady(it *item) {
 	it.State, it.RetryAt = StateReady, time.Time{}
 	q.ready.push(it)
 }
 
 // spawn starts workers for what is ready. The caller holds q.mu.
-func (q *memoryQueue) spawn() {
+func (q *MemoryQueue) spawn() {
 	for q.handle != nil && q.starting < q.ready.len() && q.running < q.workers {
 		q.running++
 		q.starting++
@@ -217,7 +218,7 @@ func (q *memoryQueue) spawn() {
 }
 
 // work hands out deliveries until none is ready.
-func (q *memoryQueue) work() {
+func (q *MemoryQueue) work() {
 	defer q.done.Done()
 	q.mu.Lock()
 	q.starting--
@@ -249,7 +250,7 @@ func (q *memoryQueue) work() {
 	q.mu.Unlock()
 }
 
-func (q *memoryQueue) lane(name string) *memoryLane {
+func (q *MemoryQueue) lane(name string) *memoryLane {
 	l := q.lanes[name]
 	if l == nil {
 		l = new(memoryLane)
@@ -259,7 +260,7 @@ func (q *memoryQueue) lane(name string) *memoryLane {
 }
 
 // settle carries out a verdict. The caller holds q.mu.
-func (q *memoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
+func (q *MemoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
 	now := time.Now()
 	switch v.State {
 	case StateDelivered, StateDead:
@@ -299,7 +300,7 @@ func (q *memoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
 }
 
 // advance lets the later deliveries of the call go, if they may now.
-func (q *memoryQueue) advance(it *item) {
+func (q *MemoryQueue) advance(it *item) {
 	key := chainKey{it.Lane, it.Call}
 	chain := q.chains[key]
 	if it.State == StateDelivered || it.State == StateDead {
@@ -319,7 +320,7 @@ func (q *memoryQueue) advance(it *item) {
 }
 
 // forget drops IDs and dead letters that are old or too many.
-func (q *memoryQueue) forget(now time.Time) {
+func (q *MemoryQueue) forget(now time.Time) {
 	for q.settledAge.len() > 0 {
 		first := q.settledAge.peek()
 		if q.settledAge.len() <= q.maxRemembered && now.Sub(time.Unix(first.at, 0)) < rememberFor {
@@ -338,14 +339,14 @@ func (q *memoryQueue) forget(now time.Time) {
 }
 
 // dropDead forgets the oldest dead letter.
-func (q *memoryQueue) dropDead() {
+func (q *MemoryQueue) dropDead() {
 	it := q.dead.pop()
 	q.bytes -= it.size
 	q.deadBytes -= it.size
 }
 
 // schedule sets the one timer of the queue to the next delivery that waits.
-func (q *memoryQueue) schedule(now time.Time) {
+func (q *MemoryQueue) schedule(now time.Time) {
 	if len(q.waiting) == 0 || q.handle == nil {
 		return
 	}
@@ -358,7 +359,7 @@ func (q *memoryQueue) schedule(now time.Time) {
 }
 
 // wake makes ready what has waited long enough.
-func (q *memoryQueue) wake() {
+func (q *MemoryQueue) wake() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
@@ -371,7 +372,8 @@ func (q *memoryQueue) wake() {
 
 var errConsuming = errors.New("callhook: the queue is consumed already: one Run at a time")
 
-func (q *memoryQueue) Consume(ctx context.Context, handle Handler) error {
+// Consume implements [Queue]. Its error is [ErrQueueClosed], or that it runs already.
+func (q *MemoryQueue) Consume(ctx context.Context, handle Handler) error {
 	q.mu.Lock()
 	switch {
 	case q.closed:
@@ -405,7 +407,8 @@ func (q *memoryQueue) Consume(ctx context.Context, handle Handler) error {
 	return nil
 }
 
-func (q *memoryQueue) Release(_ context.Context, name string, n int) error {
+// Release implements [Queue].
+func (q *MemoryQueue) Release(_ context.Context, name string, n int) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	release := func(l *memoryLane) {
@@ -426,20 +429,23 @@ func (q *memoryQueue) Release(_ context.Context, name string, n int) error {
 	return nil
 }
 
-func (q *memoryQueue) Close() error {
+// Close implements [Queue]. What is pending is gone; Close may be called again.
+func (q *MemoryQueue) Close() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
 	return nil
 }
 
-func (q *memoryQueue) Counts(context.Context) (Counts, error) {
+// Counts implements [Inspector].
+func (q *MemoryQueue) Counts(context.Context) (Counts, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.counts, nil
 }
 
-func (q *memoryQueue) List(_ context.Context, f Filter) ([]*Delivery, error) {
+// List implements [Inspector]: pending deliveries and dead letters.
+func (q *MemoryQueue) List(_ context.Context, f Filter) ([]*Delivery, error) {
 	limit := f.Limit
 	if limit <= 0 {
 		limit = 100

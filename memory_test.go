@@ -326,7 +326,7 @@ func TestMemoryTogether(t *testing.T) {
 				for _, d := range list(t, q, callhook.Filter{}) {
 					d.Log = append(d.Log, callhook.Attempt{})
 				}
-				_, _ = q.(callhook.Inspector).Counts(ctx)
+				_, _ = q.Counts(ctx)
 				_ = q.Release(ctx, "", 3)
 			}
 		})

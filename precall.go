@@ -27,9 +27,10 @@ type PreCallResult struct {
 	Revision int
 	// Outcome says in a word how it went.
 	Outcome Outcome
-	// Err says why no reply was used, where that is not as it should be. It is nil
-	// for applied and empty lookups, but for [ErrNotUnique], and for agents
-	// without a lookup.
+	// Err says why no reply was used, where that is not as it should be: with
+	// timeout and failed always, with skipped when the agent has no config
+	// ([ErrNoConfig]), and with empty when there was more than one match
+	// ([ErrNotUnique]). It is nil otherwise.
 	Err error
 	// Changes tell what became of every variable and directive. They hold no
 	// values.
@@ -47,8 +48,9 @@ type PreCallResult struct {
 	Elapsed time.Duration
 	// Attempts is how many requests were made.
 	Attempts int
-	// Late gives the answer that comes after the time was up, where the webhook
-	// waits for one. It is never nil, and closed when nothing (more) comes.
+	// Late is for an answer that comes after the time was up. It is never nil, and
+	// closed when nothing (more) comes; no webhook waits for late answers yet, so
+	// it is closed always.
 	Late <-chan *PreCallResult
 
 	replied bool
@@ -57,7 +59,8 @@ type PreCallResult struct {
 // Outcome says in a word how a lookup went.
 type Outcome string
 
-// The outcomes of a lookup.
+// The outcomes of a lookup. Cached, stale and open are for what lookups cannot do
+// yet.
 const (
 	OutcomeApplied Outcome = "applied" // the reply gave variables
 	OutcomeEmpty   Outcome = "empty"   // the reply gave none: nobody by that number

@@ -92,7 +92,7 @@ func TestMemoryIdempotent(t *testing.T) {
 				if handled != tt.handled {
 					t.Errorf("handed out %d times, want %d", handled, tt.handled)
 				}
-				got, _ := q.(callhook.Inspector).Counts(t.Context())
+				got, _ := q.Counts(t.Context())
 				if got.Accepted != int64(tt.handled) {
 					t.Errorf("%d were accepted, want %d", got.Accepted, tt.handled)
 				}
@@ -215,7 +215,7 @@ func TestMemoryOrder(t *testing.T) {
 						}
 					}
 					synctest.Wait()
-					got, _ := q.(callhook.Inspector).Counts(t.Context())
+					got, _ := q.Counts(t.Context())
 					if got.Pending != 0 || got.Accepted != calls*events || parked == 0 {
 						t.Errorf("counts %+v, parked %d times", got, parked)
 					}
@@ -415,7 +415,7 @@ func TestParkStorm(t *testing.T) {
 	select {
 	case <-all:
 	case <-time.After(20 * time.Second):
-		got, _ := q.(callhook.Inspector).Counts(t.Context())
+		got, _ := q.Counts(t.Context())
 		t.Errorf("something rests: %+v %v", got, callhook.QueueSizes(q))
 	}
 	stop()

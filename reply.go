@@ -90,7 +90,8 @@ var dialects = []dialect{
 }
 
 // Dialects returns the names of the shapes of replies that a config may name in
-// response.dialect: "callhook", those of the platforms, and "flat" for an object
+// response.dialect: callhook, synthflow, dograh, retell, elevenlabs, telnyx, fish,
+// vapi, vogent, botpulse, simpleai and millis, and "flat" for an object
 // whose members are the variables, of which only declared ones are taken.
 func Dialects() []string {
 	var names []string

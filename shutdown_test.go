@@ -188,10 +188,10 @@ func TestStress(t *testing.T) {
 			{"name": "bad", "url": "http://bad.test/", "concurrency": 32, "payload": {"fields": ["call.id"]}},
 			{"name": "few", "url": "http://few.test/", "concurrency": 2, "statuses": ["in_progress"], "payload": {"fields": ["call.id"]}}]}`)
 		ids := map[string]bool{}
-		trace := &callhook.Trace{Enqueued: func(_ context.Context, id string) {
+		trace := &callhook.Trace{Enqueued: func(_ context.Context, d *callhook.Delivery) {
 			mu.Lock()
 			defer mu.Unlock()
-			ids[id] = true
+			ids[d.ID] = true
 		}}
 		run(t, callhook.Options{Configs: callhook.Static(config), Dial: n.Dial, Trace: trace}, func(h *callhook.Hooks) {
 			var wg sync.WaitGroup

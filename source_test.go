@@ -458,3 +458,32 @@ func TestSourcePanics(t *testing.T) {
 		})
 	})
 }
+
+// TestOthersConfig: a source that answers with somebody else's config is not
+// believed: a call's data goes nowhere.
+func TestOthersConfig(t *testing.T) {
+	for _, own := range []callhook.Config{{AgentID: "a", TenantID: "other"}, {AgentID: "other", TenantID: "t"}} {
+		config := own
+		config.PreCall = &callhook.PreCallWebhook{Endpoint: callhook.Endpoint{URL: "http://other.test/"}}
+		config.PostCall = []callhook.PostCallWebhook{{Endpoint: callhook.Endpoint{URL: "http://other.test/"}}}
+		h, err := callhook.New(callhook.Options{Configs: always{&config}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		call := &callhook.Call{ID: "c", TenantID: "t", AgentID: "a", EndedAt: time.Now()}
+		if res := h.PreCall(t.Context(), call); res.Outcome != callhook.OutcomeFailed || res.Err == nil || res.Attempts != 0 {
+			t.Errorf("PreCall: %s, %v, %d attempts", res.Outcome, res.Err, res.Attempts)
+		}
+		if err := h.PostCall(t.Context(), call); err == nil || !strings.Contains(err.Error(), "the source answered with the config of") {
+			t.Errorf("PostCall returned %v", err)
+		}
+		balance(t, h, 0, 0, 0)
+	}
+}
+
+// always is a source that has one config for everybody.
+type always struct{ config *callhook.Config }
+
+func (s always) Config(context.Context, callhook.ConfigRef) (*callhook.Config, error) {
+	return s.config, nil
+}

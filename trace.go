@@ -12,28 +12,31 @@ import (
 // Trace is a set of functions that are called as things happen, in the manner of
 // [net/http/httptrace.ClientTrace]. Any may be nil. They are called by the
 // goroutine that does the work, many at once, so they return quickly and must not
-// keep or change what they are given.
+// keep or change what they are given. A panic in one is logged and changes nothing.
+// What they are given holds personal data: calls, and the bodies of deliveries.
 type Trace struct {
 	// PreCallStart is called before a lookup. The lookup goes on with the context
 	// that it returns.
 	PreCallStart func(ctx context.Context, call *Call) context.Context
 	// PreCallDone is called when a lookup has its result.
 	PreCallDone func(ctx context.Context, call *Call, res *PreCallResult)
-	// Enqueued is called when a delivery was stored, with its ID. One that the
-	// queue had already is reported again.
-	Enqueued func(ctx context.Context, id string)
+	// Enqueued is called when a delivery was stored, with a copy of it. One that
+	// the queue had already is reported again.
+	Enqueued func(ctx context.Context, d *Delivery)
 	// AttemptStart is called before an attempt. The attempt goes on with the
 	// context that it returns.
 	AttemptStart func(ctx context.Context, d *Delivery) context.Context
-	// AttemptDone is called after an attempt.
-	AttemptDone func(ctx context.Context, d *Delivery, a Attempt)
+	// AttemptDone is called after an attempt, with what becomes of the delivery:
+	// a Verdict that waits says when it is tried again.
+	AttemptDone func(ctx context.Context, d *Delivery, a Attempt, v Verdict)
 	// Delivered is called when a delivery has arrived.
 	Delivered func(ctx context.Context, d *Delivery)
 	// Dead is called when a delivery is given up.
 	Dead func(ctx context.Context, d *Delivery, reason Reason)
 }
 
-// Stats are counts since [New]. They only grow, but for what is pending.
+// Stats are counts since [New], but for Queue, which the queue keeps. They only
+// grow, but for what is pending.
 type Stats struct {
 	// PreCall counts lookups by outcome.
 	PreCall map[Outcome]int64

@@ -34,7 +34,7 @@ func TestTraceOrder(t *testing.T) {
 		}
 		number := 0
 		trace := &callhook.Trace{
-			Enqueued: func(ctx context.Context, id string) {
+			Enqueued: func(ctx context.Context, d *callhook.Delivery) {
 				if ctx.Value(contextKey{}) != "the call's" {
 					t.Error("Enqueued did not get the values of the call's context")
 				}
@@ -46,7 +46,7 @@ func TestTraceOrder(t *testing.T) {
 				number++
 				return context.WithValue(ctx, contextKey{}, number)
 			},
-			AttemptDone: func(ctx context.Context, d *callhook.Delivery, a callhook.Attempt) {
+			AttemptDone: func(ctx context.Context, d *callhook.Delivery, a callhook.Attempt, v callhook.Verdict) {
 				if ctx.Value(contextKey{}) == nil {
 					t.Error("AttemptDone did not get the context of AttemptStart")
 				}
@@ -100,7 +100,7 @@ func TestPanics(t *testing.T) {
 		later bool // it goes once the function is fine again
 	}{
 		{name: "Enqueued", spoil: func(o *callhook.Options, _ func() bool) {
-			o.Trace.Enqueued = func(context.Context, string) { explode() }
+			o.Trace.Enqueued = func(context.Context, *callhook.Delivery) { explode() }
 		}},
 		{name: "AttemptStart", spoil: func(o *callhook.Options, _ func() bool) {
 			o.Trace.AttemptStart = func(context.Context, *callhook.Delivery) context.Context { explode(); return nil }
@@ -109,7 +109,7 @@ func TestPanics(t *testing.T) {
 			o.Trace.AttemptStart = func(context.Context, *callhook.Delivery) context.Context { return nil }
 		}},
 		{name: "AttemptDone", spoil: func(o *callhook.Options, _ func() bool) {
-			o.Trace.AttemptDone = func(context.Context, *callhook.Delivery, callhook.Attempt) { explode() }
+			o.Trace.AttemptDone = func(context.Context, *callhook.Delivery, callhook.Attempt, callhook.Verdict) { explode() }
 		}},
 		{name: "Delivered", spoil: func(o *callhook.Options, _ func() bool) {
 			o.Trace.Delivered = func(context.Context, *callhook.Delivery) { explode() }

@@ -32,7 +32,7 @@ type attempt struct {
 
 func (w *watch) trace() *callhook.Trace {
 	return &callhook.Trace{
-		AttemptDone: func(_ context.Context, d *callhook.Delivery, a callhook.Attempt) {
+		AttemptDone: func(_ context.Context, d *callhook.Delivery, a callhook.Attempt, v callhook.Verdict) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.attempts = append(w.attempts, attempt{a, d.ID, d.Call, d.Webhook})
@@ -133,10 +133,10 @@ func cutOff(w http.ResponseWriter, _ *http.Request) {
 }
 
 // afterAttempt is an AttemptDone that calls the trace's own and closes done.
-func afterAttempt(trace *callhook.Trace, done chan struct{}) func(context.Context, *callhook.Delivery, callhook.Attempt) {
+func afterAttempt(trace *callhook.Trace, done chan struct{}) func(context.Context, *callhook.Delivery, callhook.Attempt, callhook.Verdict) {
 	own, once := trace.AttemptDone, sync.OnceFunc(func() { close(done) })
-	return func(ctx context.Context, d *callhook.Delivery, a callhook.Attempt) {
-		own(ctx, d, a)
+	return func(ctx context.Context, d *callhook.Delivery, a callhook.Attempt, v callhook.Verdict) {
+		own(ctx, d, a, v)
 		once()
 	}
 }

@@ -219,7 +219,20 @@ type DeliveryOptions struct {
 	MaxBytes int `json:"max_bytes,omitempty"`
 }
 
-// Retry says how often and how long a delivery is tried.
+// Retry says how often and how long a delivery is tried after an answer that is no
+// success. What an answer means follows the Standard Webhooks specification:
+//
+//   - 2xx: delivered (see [Success] for endpoints that mean it differently).
+//   - 400, 409, 415, 422: the endpoint refuses this event. It is tried 5 times in
+//     an hour, after 1, 3, 9 and 27 minutes, then dead: rejected.
+//   - 413, 414, 431: dead: too_large; tried again if there is a Retry-After.
+//   - 410: the webhook rests for an hour at a time, or until its config changes.
+//     What waits longer than MaxAge dies.
+//   - 429, 503 with Retry-After, Make's 400 "Queue is full": the webhook rests as
+//     long as it is asked to, from 1 second to 1 hour, or 1 second growing to 15
+//     minutes. That counts as no attempt.
+//   - anything else, redirects among it, and no answer: tried again after a pause.
+//     Pauses are spread by 20 %.
 type Retry struct {
 	// Initial is the pause after the first failed attempt. Zero means 5s.
 	Initial Duration `json:"initial,omitempty"`
@@ -235,8 +248,8 @@ type Retry struct {
 	MaxAttempts int `json:"max_attempts,omitempty"`
 }
 
-// Success says when an answer means success. What it does not call a success is
-// tried again.
+// Success says when an answer means success. A 2xx that it does not call a success
+// is tried again; other answers mean what [Retry] says.
 type Success struct {
 	// Status are the status codes that mean success. Empty means 200 to 299.
 	// Google Apps Script does its work and answers 302.

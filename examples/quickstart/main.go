@@ -79,9 +79,9 @@ func run(out io.Writer) error {
 		Secrets:   func(context.Context, callhook.SecretRef) (string, error) { return key, nil },
 		AllowNets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, // the endpoints of this program; public ones need none
 		Trace: &callhook.Trace{
-			AttemptDone: func(_ context.Context, d *callhook.Delivery, a callhook.Attempt) {
-				if a.Error != "" {
-					log.say("callhook  %s to %s: %s; it will try again", d.Event, d.Webhook, a.Error)
+			AttemptDone: func(_ context.Context, d *callhook.Delivery, a callhook.Attempt, v callhook.Verdict) {
+				if v.State != callhook.StateDelivered {
+					log.say("callhook  %s to %s: %s (now %s)", d.Event, d.Webhook, a.Error, v.State)
 				}
 			},
 			Delivered: func(_ context.Context, d *callhook.Delivery) { settled <- d.ID },
