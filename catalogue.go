@@ -149,7 +149,7 @@ func object(name, guidance, example string, has, def typeSetBits, get func(*Call
 func duration(name, guidance, example string, unit time.Duration, get func(*Call) (time.Duration, bool)) callField {
 	return callField{name: name, typ: "number", guidance: guidance, example: example, has: fromLive, derived: true,
 		append: func(dst []byte, c *Call) ([]byte, error) {
-			if d, ok := get(c); ok {
+			if d, ok := get(c); ok && d < 100*365*24*time.Hour { // longer is a date that is not known
 				return strconv.AppendInt(dst, int64((d+unit/2)/unit), 10), nil
 			}
 			return append(dst, "null"...), nil

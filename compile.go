@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/callhook-go/callhook/internal/jsonappend"
@@ -25,6 +26,7 @@ type agent struct {
 	preCall   *preCall
 	status    []*webhook
 	postCall  []*webhook
+	refused   atomic.Pointer[Config] // a later one that could not be used
 }
 
 // webhook is a compiled [CallStatusWebhook] or [PostCallWebhook].
@@ -236,7 +238,7 @@ func (c *compiler) retry(r Retry, at string) Retry {
 	switch {
 	case r.Multiplier == 0:
 		r.Multiplier = 3
-	case r.Multiplier < 1 || r.Multiplier > 100:
+	case !(r.Multiplier >= 1 && r.Multiplier <= 100): // NaN neither
 		c.fault(at+".multiplier", "%g is not possible: it must be from 1 to 100", r.Multiplier)
 	}
 	if r.MaxAttempts < 0 {

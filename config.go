@@ -204,7 +204,10 @@ type ConfigRef struct {
 func Static(configs ...*Config) ConfigSource {
 	s := make(static, len(configs))
 	for _, c := range configs {
-		key := ConfigRef{Tenant: c.TenantID, Agent: c.AgentID}
+		key := ConfigRef{}
+		if c != nil { // New reports one that is nil
+			key = ConfigRef{Tenant: c.TenantID, Agent: c.AgentID}
+		}
 		s[key] = append(s[key], c)
 	}
 	return s

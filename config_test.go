@@ -115,7 +115,7 @@ func TestConfigBounds(t *testing.T) {
 		"template depth":  {config: post(`"payload":{"template":` + strings.Repeat("[", 34) + strings.Repeat("]", 34) + `}`), want: []string{"post_call[0].payload.template: the template is nested more than 32 levels deep"}},
 		"template values": {config: post(`"payload":{"template":[` + list(`N`, 10_001) + `]}`), want: []string{"post_call[0].payload.template: the template has more than 10000 values"}},
 		"default depth": {config: `{"agent_id":"a","variables":[{"name":"v","default":` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}]}`,
-			want: []string{"variables[0].default: a value is nested more than 100 levels deep"}},
+			want: []string{"variables[0].default: a value is nested more than 100 levels deep, or contains itself"}},
 		"a long expression": {config: post(`"payload":{"template":"x{{call.id | map: ` + strings.Repeat("'',", 10_000) + `''}}"}`), want: []string{
 			"post_call[0].payload.template: {{ call.id | map: " + strings.Repeat("'',", 100)[:100-len("call.id | map: ")] + "… }}: " +
 				`filter map is written map: "inbound", "INBOUND", "outbound", "OUTBOUND"`}},

@@ -15,8 +15,8 @@
 //
 // The last two return as soon as the event is stored. [Hooks.Run] delivers what is
 // stored, each event to each webhook at least once, however long the endpoint is
-// down (72 hours unless told), and one endpoint's failure does not slow another's
-// deliveries.
+// down (72 hours unless told). Each webhook has a lane of its own, so that what one
+// endpoint cannot take concerns no other.
 //
 // A complete program:
 //

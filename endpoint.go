@@ -375,7 +375,8 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 		c.fault(at, "a placeholder cannot stand in the scheme, the host or the port: only in path segments and query values, so that nothing in a call chooses where data goes")
 		return
 	case !ok:
-		c.fault(at, `%.100q is not a whole URL: it must begin with https:// (or http://)`, raw)
+		shown, _, _ := strings.Cut(raw, "?") // what follows may be a secret
+		c.fault(at, `%.100q is not a whole URL: it must begin with https:// (or http://)`, shown)
 		return
 	}
 	authority := rest

@@ -317,12 +317,21 @@ type agents struct {
 	compiled map[ConfigRef]*agent // the last good ones
 }
 
-// maxAgents bounds what is kept; over it everything is compiled anew.
-const maxAgents = 100_000
+const (
+	// maxAgents bounds what is kept; over it everything is compiled anew.
+	maxAgents = 20_000
+	// sourceTimeout bounds how long a source may take: it answers from memory.
+	sourceTimeout = 2 * time.Second
+)
 
 // find returns the agent's config, compiled. When the source fails, or gives a
 // config that is not valid, the last good one serves.
 func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
+	if _, ok := s.source.(static); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, sourceTimeout)
+		defer cancel()
+	}
 	cfg, err := s.source.Config(ctx, ref)
 	s.mu.RLock()
 	known := s.compiled[ref]
@@ -335,7 +344,15 @@ func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
 		}
 		return nil, fmt.Errorf("%w (%s)", ErrNoConfig, ref)
 	}
-	if err == nil && known != nil && same(known.config, cfg) {
+	if known == nil && ref.Revision != 0 { // the source keeps no revisions, or this one is in production
+		s.mu.RLock()
+		known = s.compiled[ConfigRef{Tenant: ref.Tenant, Agent: ref.Agent}]
+		s.mu.RUnlock()
+		if known != nil && known.config != cfg {
+			known = nil
+		}
+	}
+	if err == nil && known != nil && (same(known.config, cfg) || known.refused.Load() == cfg) {
 		return known, nil
 	}
 	var fresh *agent
@@ -347,6 +364,9 @@ func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
 	}
 	if err != nil {
 		if known != nil {
+			if cfg != nil {
+				known.refused.Store(cfg) // tell it once, not for each call
+			}
 			s.log.Warn("callhook: the config cannot be used; the last good one serves", "config", ref.String(), "error", err)
 			return known, nil
 		}

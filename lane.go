@@ -73,6 +73,9 @@ func (ls *lanes) enter(name string, w *webhook) bool {
 	if l == nil {
 		return false // the end of Run: it stays where it is
 	}
+	if l.webhook != nil && l.webhook.interval != w.interval {
+		l.next = time.Time{} // the rate was changed
+	}
 	l.webhook = w
 	l.coming = max(l.coming-1, 0)
 	if l.holder != w {
@@ -183,7 +186,11 @@ func (ls *lanes) pump(name string, settled bool) {
 	}
 	switch {
 	case l.parked == 0:
-		if l.inFlight == 0 && l.streak == 0 && !l.gone && !now.Before(wake) {
+		switch {
+		case l.inFlight > 0 || l.streak > 0 || l.gone:
+		case now.Before(wake):
+			ls.wakeAt(l, name, wake.Sub(now)) // to forget it then
+		default:
 			if l.timer != nil {
 				l.timer.Stop()
 			}

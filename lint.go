@@ -16,6 +16,9 @@ import (
 // Lint returns warnings about what is valid and probably not meant. It stops
 // nothing. A config that is not valid is linted as far as it can be read.
 func (c *Config) Lint() []Fault {
+	if c == nil {
+		return nil
+	}
 	k := &compiler{config: *c}
 	a := k.agent(c)
 	l := new(linter)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/callhook-go/callhook/internal/jsonappend"
@@ -77,6 +78,9 @@ func (p *Payload) Build(e *Event) ([]byte, error) {
 	if t == "" {
 		return nil, fmt.Errorf("callhook: %q is no event type: use EventInbound, EventStatus, EventEnded or EventAnalyzed", e.Type)
 	}
+	if p == nil {
+		p = new(Payload)
+	}
 	c := new(compiler)
 	b := c.payload(p, t, "payload", defaultMaxBytes)
 	if err := c.err(""); err != nil {
@@ -142,6 +146,11 @@ func (c *compiler) payload(p *Payload, t Type, at string, maxBytes int) *body {
 		c.fault(at+".fields", "%d fields are selected; at most %d can be", len(p.Fields), maxFields)
 		return b
 	}
+	plain := len(p.Fields) == 0 && !p.Flat
+	if shared, ok := defaultBodies.Load(t); ok && plain {
+		b.root, b.transcript = shared.(*body).root, shared.(*body).transcript
+		return b
+	}
 	s := &selection{compiler: c, scope: scope, flat: p.Flat, root: new(template.Node)}
 	for _, f := range eventFields {
 		s.root.Add(f.name, s.path("event."+f.name))
@@ -160,9 +169,15 @@ func (c *compiler) payload(p *Payload, t Type, at string, maxBytes int) *body {
 	if b.transcript && s.data.Member("truncated") == nil {
 		s.data.Add("truncated", template.Value(truncated(p.Flat)))
 	}
-	b.root = s.root
+	if b.root = s.root; plain {
+		defaultBodies.Store(t, b)
+	}
 	return b
 }
+
+// defaultBodies are those of payloads in which nothing is selected, by type: all
+// agents share them.
+var defaultBodies sync.Map
 
 // truncated names what was left out, and is left out itself where that is nothing.
 func truncated(flat bool) *template.Expr {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -122,7 +123,7 @@ func Any(dst []byte, v any) ([]byte, error) { return appendAny(dst, v, 0) }
 
 func appendAny(dst []byte, v any, depth int) ([]byte, error) {
 	if depth > MaxDepth {
-		return dst, fmt.Errorf("a value is nested more than %d levels deep", MaxDepth)
+		return dst, errDeep
 	}
 	var err error
 	switch v := v.(type) {
@@ -161,14 +162,71 @@ func appendAny(dst []byte, v any, depth int) ([]byte, error) {
 	case json.RawMessage:
 		return Raw(dst, v)
 	}
+	if tooDeep(reflect.ValueOf(v), depth) {
+		return dst, errDeep
+	}
+	raw, err := encode(v)
+	if err != nil {
+		return dst, err
+	}
+	return append(dst, raw...), nil
+}
+
+// encode writes a value of a type that is not known here. Its error holds nothing
+// of the value.
+func encode(v any) (raw []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("a value of type %T cannot be written as JSON: its MarshalJSON panics", v)
+		}
+	}()
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return dst, err
+	if enc.Encode(v) != nil {
+		return nil, fmt.Errorf("a value of type %T cannot be written as JSON", v)
 	}
-	return append(dst, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...), nil
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
 }
+
+// tooDeep reports whether v is nested deeper than MaxDepth. A value that contains
+// itself is: looking goes down first, and so ends soon. encoding/json would
+// overflow the stack where the circle goes through a MarshalJSON.
+func tooDeep(v reflect.Value, depth int) bool {
+	if depth > MaxDepth {
+		return true
+	}
+	switch v.Kind() {
+	case reflect.Interface:
+		return !v.IsNil() && tooDeep(v.Elem(), depth)
+	case reflect.Pointer:
+		return !v.IsNil() && tooDeep(v.Elem(), depth+1)
+	case reflect.Map:
+		for i := v.MapRange(); i.Next(); {
+			if tooDeep(i.Value(), depth+1) {
+				return true
+			}
+		}
+	case reflect.Slice, reflect.Array:
+		switch v.Type().Elem().Kind() {
+		case reflect.Interface, reflect.Pointer, reflect.Map, reflect.Slice, reflect.Array, reflect.Struct:
+			for i := range v.Len() {
+				if tooDeep(v.Index(i), depth+1) {
+					return true
+				}
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if tooDeep(v.Field(i), depth+1) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var errDeep = fmt.Errorf("a value is nested more than %d levels deep, or contains itself", MaxDepth)
 
 // Raw appends JSON text without its insignificant white space. Text that is not
 // JSON is an error, empty text is null.
