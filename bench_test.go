@@ -276,7 +276,8 @@ func BenchmarkOvershoot(b *testing.B) {
 				start := time.Now()
 				res := hooks.PreCall(context.Background(), call)
 				over = append(over, time.Since(start)-budget)
-				if res.Outcome != callhook.OutcomeTimeout {
+				// Failed: the resolver shared an earlier lookup of the name, and gave up on it.
+				if res.Outcome != callhook.OutcomeTimeout && (stall.name != "dns" || res.Outcome != callhook.OutcomeFailed) {
 					b.Fatal(res.Outcome, res.Err)
 				}
 			}
