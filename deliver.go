@@ -73,8 +73,8 @@ type Delivery struct {
 	Reason  Reason    `json:"reason,omitempty"`
 }
 
-// Attempt is one HTTP exchange of a delivery. It holds no secret. In JSON its
-// durations are nanoseconds.
+// Attempt is one HTTP exchange of a delivery. In JSON its durations are
+// nanoseconds.
 type Attempt struct {
 	At      time.Time     `json:"at"`
 	Elapsed time.Duration `json:"elapsed"`
@@ -82,8 +82,9 @@ type Attempt struct {
 	Status int `json:"status,omitempty"`
 	// Error says what went wrong; empty when it was delivered.
 	Error string `json:"error,omitempty"`
-	// Reply is the beginning of the answer, at most 1 KiB, without the attempt's
-	// secrets.
+	// Reply is the beginning of the answer, at most 1 KiB. The attempt's secrets
+	// are cut out where the endpoint repeats them as they are or in a usual
+	// escaped form; what else it says is its own.
 	Reply string `json:"reply,omitempty"`
 	// ClockSkew is how far the receiver's clock is ahead of ours, when that is
 	// more than a minute: it may refuse signatures for it.

@@ -262,8 +262,19 @@ func object(dst []byte, m map[string]any, depth int) ([]byte, error) {
 		}
 		dst = append(String(dst, k), ':')
 		if dst, err = appendAny(dst, m[k], depth+1); err != nil {
-			return dst, fmt.Errorf("%s: %w", k, err)
+			return dst, fmt.Errorf("%s: %w", place(k), err)
 		}
 	}
 	return append(dst, '}'), nil
+}
+
+// place is how an error names a member: by its name where that looks like one,
+// since a key may be a phone number.
+func place(key string) string {
+	for i := range len(key) {
+		if c := key[i] | 0x20; (c < 'a' || c > 'z') && key[i] != '_' && (i == 0 || key[i] != '-') {
+			return "a member"
+		}
+	}
+	return key[:min(len(key), 64)]
 }
