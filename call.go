@@ -159,6 +159,7 @@ type Turn struct {
 
 // ToolCall is what the agent asked a tool and what it answered.
 type ToolCall struct {
+	// Name is the tool's, ID the call's among the conversation's tool calls.
 	Name string `json:"name"`
 	ID   string `json:"id"`
 	// Arguments are what the model passed, as JSON. They often hold personal
@@ -170,6 +171,7 @@ type ToolCall struct {
 
 // Recording is the audio of a call.
 type Recording struct {
+	// URL is where the audio is.
 	URL string `json:"url"`
 	// ExpiresAt is when the URL stops working; zero means never.
 	ExpiresAt time.Time `json:"expires_at"`

@@ -140,6 +140,7 @@ type Fault struct {
 	Message string `json:"message"`
 }
 
+// String is "path: message".
 func (f Fault) String() string {
 	if f.Path == "" {
 		return f.Message
@@ -152,9 +153,11 @@ func (f Fault) String() string {
 type ConfigError struct {
 	// Source says which config, like a file or "agent reception"; may be empty.
 	Source string
+	// Faults are all that were found, in the order of the config.
 	Faults []Fault
 }
 
+// Error lists the faults, one a line when there are several.
 func (e *ConfigError) Error() string {
 	var b strings.Builder
 	b.WriteString("callhook: config")
@@ -241,6 +244,7 @@ func (s static) validate() error {
 	return errors.Join(all...)
 }
 
+// String is "agent NAME", with the tenant before it.
 func (r ConfigRef) String() string {
 	s := "agent " + r.Agent
 	if r.Tenant != "" {

@@ -183,17 +183,21 @@ type Inspector interface {
 
 // Filter selects deliveries. A zero field selects all.
 type Filter struct {
-	State                  State
-	Tenant, Agent, Webhook string
-	Call                   string
-	Reason                 Reason
-	Limit                  int // zero means 100
+	State                  State  // where it stands
+	Tenant, Agent, Webhook string // whose it is
+	Call                   string // the call's id
+	Reason                 Reason // of dead letters
+	Limit                  int    // at most so many; zero means 100
 }
 
 // Counts is how many deliveries a queue has and had, since it was opened or
 // longer.
 type Counts struct {
-	Accepted, Delivered, Dead, Pending, Erased int64
+	Accepted  int64 // stored, each event and webhook once
+	Delivered int64 // arrived
+	Dead      int64 // given up, whether or not the dead letter is still kept
+	Pending   int64 // on their way
+	Erased    int64 // taken out before they arrived, as by a deletion request
 }
 
 // The errors of queues.

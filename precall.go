@@ -72,9 +72,12 @@ const (
 	OutcomeSkipped Outcome = "skipped" // not asked: no lookup is configured for this call
 )
 
-// StatusError is the error of an answer that is no success.
-type StatusError struct{ Status int }
+// StatusError is the error of an answer that is neither a success nor a 404.
+type StatusError struct {
+	Status int // the HTTP status
+}
 
+// Error tells the status.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("callhook: the endpoint answered %d %s", e.Status, http.StatusText(e.Status))
 }
@@ -282,6 +285,7 @@ type TransportError struct{ err error }
 
 func transportError(err error) error { return &TransportError{err} }
 
+// Error tells what happened, like "connection refused" or "timed out".
 func (e *TransportError) Error() string { return "callhook: " + egress.Describe(e.err) }
 
 // Unwrap returns the error of the transport.

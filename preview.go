@@ -10,10 +10,10 @@ import (
 
 // Preview is the request that a webhook would send.
 type Preview struct {
-	Method string
-	URL    string
-	Header http.Header
-	Body   []byte
+	Method string      // GET, POST, PUT or PATCH
+	URL    string      // with the call's data in it
+	Header http.Header // all that callhook sets, in canonical form
+	Body   []byte      // JSON; nil for GET
 }
 
 // Preview returns the request that the webhook of this name would send for the

@@ -186,7 +186,9 @@ func cleanValue(v any) any {
 // Change tells what became of one variable in a lookup. It holds no value, so
 // that it can be logged.
 type Change struct {
-	Name   string
+	// Name is the variable's, or "directive:" and the directive's.
+	Name string
+	// Action is what became of it.
 	Action Action
 	// From is where the value came from, or would have.
 	From Origin

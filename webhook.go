@@ -95,15 +95,15 @@ func (s Status) valid() bool {
 // envelope of the Standard Webhooks specification, which receivers in Go decode
 // into it after [Verify]. Fields that the integration did not select are empty.
 type Event struct {
-	ID        string    `json:"id"`
-	Type      EventType `json:"type"`
-	Timestamp time.Time `json:"timestamp"`
-	Data      EventData `json:"data"`
+	ID        string    `json:"id"`        // the webhook-id: the same each time it is sent
+	Type      EventType `json:"type"`      // what happened
+	Timestamp time.Time `json:"timestamp"` // when it happened
+	Data      EventData `json:"data"`      // to what
 }
 
 // EventData is the data of an [Event].
 type EventData struct {
-	Call *Call `json:"call"`
+	Call *Call `json:"call"` // as far as it was selected
 	// Truncated names the fields that were left out because the body would have
 	// been too large with them.
 	Truncated []string `json:"truncated,omitempty"`
