@@ -1,3 +1,5 @@
+//go:build unix
+
 package callhook_test
 
 import (
