@@ -188,11 +188,12 @@ var ErrNoConfig = errors.New("callhook: the agent has no config in production")
 // called often, by many goroutines at once, so it answers from memory.
 type ConfigSource interface {
 	// Config returns the config in production, or the revision asked for when
-	// ref.Revision is not zero; a revision that it does not keep may be answered
-	// with the one in production. A config that was returned must not be changed;
+	// ref.Revision is not zero; for a revision that it does not keep, the one in
+	// production serves, whether it answers with that or with [ErrNoConfig]. A config that was returned must not be changed;
 	// returning the same pointer again costs nothing. The error for an agent
-	// without one is [ErrNoConfig]. On another error Hooks goes on with the last
-	// config that it got.
+	// without one is [ErrNoConfig]. On another error, and when ctx ends, which it
+	// does after 2 seconds, Hooks goes on with the last config that it got: that of
+	// the revision, or of production.
 	Config(ctx context.Context, ref ConfigRef) (*Config, error)
 }
 

@@ -342,14 +342,19 @@ func (s *agents) find(ctx context.Context, ref ConfigRef) (*agent, error) {
 			delete(s.compiled, ref)
 			s.mu.Unlock()
 		}
+		if ref.Revision != 0 { // not kept any more: the call goes on with what there is
+			return s.find(ctx, ConfigRef{Tenant: ref.Tenant, Agent: ref.Agent})
+		}
 		return nil, fmt.Errorf("%w (%s)", ErrNoConfig, ref)
 	}
-	if known == nil && ref.Revision != 0 { // the source keeps no revisions, or this one is in production
+	if known == nil && ref.Revision != 0 {
 		s.mu.RLock()
-		known = s.compiled[ConfigRef{Tenant: ref.Tenant, Agent: ref.Agent}]
+		production := s.compiled[ConfigRef{Tenant: ref.Tenant, Agent: ref.Agent}]
 		s.mu.RUnlock()
-		if known != nil && known.config != cfg {
-			known = nil
+		// It is the same, since the revision is in production or none are kept; or
+		// it is the nearest there is to one that the source cannot give now.
+		if production != nil && (err != nil || production.config == cfg) {
+			known = production
 		}
 	}
 	if err == nil && known != nil && (same(known.config, cfg) || known.refused.Load() == cfg) {

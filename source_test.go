@@ -487,3 +487,54 @@ type always struct{ config *callhook.Config }
 func (s always) Config(context.Context, callhook.ConfigRef) (*callhook.Config, error) {
 	return s.config, nil
 }
+
+// TestRevisionWhileDown: a call that began on a revision can still be told of when
+// the source fails before the revision was ever asked for.
+func TestRevisionWhileDown(t *testing.T) {
+	bubble(t, func(t *testing.T, n *network) {
+		x := newEndpoint()
+		n.handle("x.test", x.ServeHTTP)
+		config := hook(t, "http://x.test/", "")
+		config.Revision = 7
+		s := newSource(config)
+		run(t, callhook.Options{Configs: s, Dial: n.Dial}, func(h *callhook.Hooks) {
+			call := ended("c1")
+			h.PreCall(t.Context(), call).Apply(call)
+			if call.ConfigRevision != 7 {
+				t.Fatalf("revision %d, want 7", call.ConfigRevision)
+			}
+			s.fail(errors.New("down"))
+			raise(t, h, call)
+			synctest.Wait()
+			balance(t, h, 1, 0, 0)
+		})
+	})
+}
+
+// latest is a source that keeps no revision but the one in production.
+type latest struct{ config *callhook.Config }
+
+func (s latest) Config(_ context.Context, ref callhook.ConfigRef) (*callhook.Config, error) {
+	if ref.Revision != 0 && ref.Revision != s.config.Revision {
+		return nil, callhook.ErrNoConfig
+	}
+	return s.config, nil
+}
+
+// TestRevisionForgotten: a call that began on a revision that is not kept any more
+// is told of as production says, and not skipped.
+func TestRevisionForgotten(t *testing.T) {
+	bubble(t, func(t *testing.T, n *network) {
+		x := newEndpoint()
+		n.handle("x.test", x.ServeHTTP)
+		config := hook(t, "http://x.test/", "")
+		config.Revision = 8
+		run(t, callhook.Options{Configs: latest{config}, Dial: n.Dial}, func(h *callhook.Hooks) {
+			call := ended("c1")
+			call.ConfigRevision = 7
+			raise(t, h, call)
+			synctest.Wait()
+			balance(t, h, 1, 0, 0)
+		})
+	})
+}
