@@ -189,11 +189,11 @@ var ErrNoConfig = errors.New("callhook: the agent has no config in production")
 type ConfigSource interface {
 	// Config returns the config in production, or the revision asked for when
 	// ref.Revision is not zero; for a revision that it does not keep, the one in
-	// production serves, whether it answers with that or with [ErrNoConfig]. A config that was returned must not be changed;
-	// returning the same pointer again costs nothing. The error for an agent
-	// without one is [ErrNoConfig]. On another error, and when ctx ends, which it
-	// does after 2 seconds, Hooks goes on with the last config that it got: that of
-	// the revision, or of production.
+	// production serves, whether it answers with that or with [ErrNoConfig]. A
+	// config that was returned must not be changed; returning the same pointer
+	// again costs nothing. The error for an agent without one is [ErrNoConfig]. On
+	// another error, and when ctx ends, which it does after 2 seconds, Hooks goes
+	// on with the last config that it got: that of the revision, or of production.
 	Config(ctx context.Context, ref ConfigRef) (*Config, error)
 }
 

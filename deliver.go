@@ -349,6 +349,7 @@ func (h *Hooks) settled(ctx context.Context, d *Delivery, v Verdict) {
 			_ = h.survive(func() { h.trace.Delivered(ctx, d) })
 		}
 	case StateDead:
+		h.stats.dead(v.Reason)
 		h.log.Warn("callhook: dead letter", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
 			"call", d.Call, "reason", string(v.Reason), "attempts", d.Attempts, "error", d.lastError())
 		if h.trace.Dead != nil {

@@ -563,3 +563,34 @@ func TestEnvSecrets(t *testing.T) {
 		}
 	}
 }
+
+// TestStatsCountWhatIsDropped: nothing is dropped without a count by its reason.
+func TestStatsCountWhatIsDropped(t *testing.T) {
+	bubble(t, func(t *testing.T, n *network) {
+		n.handle("crm.test", reply(200, `{"variables":{"tier":"gold","no good":1,"name":"Ada"},"directives":{"voice":"x"}}`))
+		n.handle("x.test", status(413))
+		config := parse(t, `{"agent_id": "a", "variables": [{"name": "tier", "default": "standard", "locked": true}],
+			"pre_call": {"url": "http://crm.test/"}, "post_call": [{"url": "http://x.test/"}]}`)
+		run(t, callhook.Options{Configs: callhook.Static(config), Dial: n.Dial}, func(h *callhook.Hooks) {
+			call := ended("c1")
+			h.PreCall(t.Context(), call)
+			raise(t, h, call)
+			stranger := ended("c2")
+			stranger.AgentID = "stranger"
+			raise(t, h, stranger)
+			synctest.Wait()
+			got := h.Stats()
+			want := callhook.Stats{
+				PreCall:  map[callhook.Outcome]int64{callhook.OutcomeApplied: 1},
+				Dropped:  map[callhook.Reason]int64{callhook.ReasonLocked: 1, callhook.ReasonInvalidName: 1, callhook.ReasonNotAllowed: 1},
+				Skipped:  map[callhook.Reason]int64{callhook.ReasonNoConfig: 1},
+				Dead:     map[callhook.Reason]int64{callhook.ReasonTooLarge: 1},
+				Attempts: 1,
+				Queue:    callhook.Counts{Accepted: 1, Dead: 1},
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	})
+}

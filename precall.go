@@ -153,7 +153,7 @@ func (h *Hooks) PreCall(ctx context.Context, call *Call) *PreCallResult {
 		res.Outcome, res.Err = OutcomeFailed, err
 	}
 	res.Elapsed = time.Since(start)
-	h.stats.preCall(res.Outcome)
+	h.stats.preCall(res)
 	if h.trace.PreCallDone != nil {
 		_ = h.survive(func() { h.trace.PreCallDone(ctx, call, res) })
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -40,8 +41,13 @@ type Trace struct {
 type Stats struct {
 	// PreCall counts lookups by outcome.
 	PreCall map[Outcome]int64
+	// Dropped counts variables and directives of replies that were not taken, by
+	// reason.
+	Dropped map[Reason]int64
 	// Skipped counts events that made no delivery, by reason.
 	Skipped map[Reason]int64
+	// Dead counts deliveries that these Hooks gave up, by reason.
+	Dead map[Reason]int64
 	// Attempts counts attempts to deliver.
 	Attempts int64
 	// ClockSkew counts answers of receivers whose clock is more than a minute off.
@@ -56,22 +62,34 @@ type stats struct {
 	Stats
 }
 
-func (s *stats) preCall(o Outcome) {
+func (s *stats) preCall(res *PreCallResult) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.PreCall == nil {
-		s.PreCall = map[Outcome]int64{}
+	count(&s.PreCall, res.Outcome)
+	for _, c := range res.Changes {
+		if c.Action == ActionDropped {
+			count(&s.Dropped, c.Reason)
+		}
 	}
-	s.PreCall[o]++
 }
 
 func (s *stats) skip(r Reason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.Skipped == nil {
-		s.Skipped = map[Reason]int64{}
+	count(&s.Skipped, r)
+}
+
+func (s *stats) dead(r Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	count(&s.Dead, r)
+}
+
+func count[K comparable](m *map[K]int64, k K) {
+	if *m == nil {
+		*m = map[K]int64{}
 	}
-	s.Skipped[r]++
+	(*m)[k]++
 }
 
 func (s *stats) attempt(skewed bool) {
@@ -83,19 +101,13 @@ func (s *stats) attempt(skewed bool) {
 	}
 }
 
-// Stats returns what Hooks and its queue counted.
+// Stats returns what Hooks and its queue counted. A map in which nothing was
+// counted is nil.
 func (h *Hooks) Stats() Stats {
 	h.stats.mu.Lock()
-	out := Stats{
-		PreCall: make(map[Outcome]int64, len(h.stats.PreCall)), Skipped: make(map[Reason]int64, len(h.stats.Skipped)),
-		Attempts: h.stats.Attempts, ClockSkew: h.stats.ClockSkew,
-	}
-	for o, n := range h.stats.PreCall {
-		out.PreCall[o] = n
-	}
-	for r, n := range h.stats.Skipped {
-		out.Skipped[r] = n
-	}
+	out := h.stats.Stats
+	out.PreCall, out.Dropped = maps.Clone(out.PreCall), maps.Clone(out.Dropped)
+	out.Skipped, out.Dead = maps.Clone(out.Skipped), maps.Clone(out.Dead)
 	h.stats.mu.Unlock()
 	if in, ok := h.queue.(Inspector); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
