@@ -3,6 +3,7 @@
 package callhook_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/hmac"
@@ -361,7 +362,11 @@ func silentTLS(b *testing.B) string {
 func drip(head, drop string) func(b *testing.B) string {
 	return func(b *testing.B) string {
 		return "http://" + accept(b, func(c net.Conn) {
-			_, err := io.WriteString(c, head)
+			// An answer before its question would be dropped, and the connection with it.
+			_, err := http.ReadRequest(bufio.NewReader(c))
+			if err == nil {
+				_, err = io.WriteString(c, head)
+			}
 			for err == nil {
 				time.Sleep(10 * time.Millisecond)
 				_, err = io.WriteString(c, drop)
