@@ -28,7 +28,8 @@ import (
 // each attempt by the config then in production.
 //
 // A queue stores all exported fields. It acts on ID, Lane, Call, Ordered and
-// Attempts, and sets State, RetryAt and Reason.
+// Attempts, and sets Seq, State, RetryAt and Reason; replaying resets EnqueuedAt
+// and the counts of attempts.
 type Delivery struct {
 	// ID is a hash of tenant, agent, call, webhook and event, so that an event
 	// that is raised twice, by whichever node, is one delivery. It is the
@@ -57,6 +58,14 @@ type Delivery struct {
 	BuildError string `json:"build_error,omitempty"`
 	// EnqueuedAt is when it was accepted. Its age counts from here.
 	EnqueuedAt time.Time `json:"enqueued_at"`
+	// Numbers are keyed hashes of the call's phone numbers, by which it can be
+	// found when somebody wants to be forgotten; none without Options.NumberKey.
+	Numbers []string `json:"numbers,omitempty"`
+	// Record is the whole call, from which it can be built anew; none unless
+	// Options.KeepCalls.
+	Record json.RawMessage `json:"record,omitempty"`
+	// ReplayOf is the ID of the dead letter that it was rebuilt from.
+	ReplayOf string `json:"replay_of,omitempty"`
 
 	// Attempts is how many attempts count against it, Rejections how many of
 	// them were refused as this event's fault, and Postponed how many answers
@@ -67,7 +76,9 @@ type Delivery struct {
 	// Log holds the last attempts, at most 10.
 	Log []Attempt `json:"log,omitempty"`
 
-	// State, RetryAt and Reason are the queue's, as its [Inspector] shows them.
+	// Seq, State, RetryAt and Reason are the queue's, as its [Inspector] shows
+	// them. Seq is higher for what was enqueued later.
+	Seq     int64     `json:"seq,omitempty"`
 	State   State     `json:"state,omitempty"`
 	RetryAt time.Time `json:"retry_at,omitzero"`
 	Reason  Reason    `json:"reason,omitempty"`
@@ -78,6 +89,14 @@ type Delivery struct {
 type Attempt struct {
 	At      time.Time     `json:"at"`
 	Elapsed time.Duration `json:"elapsed"`
+	// Of Elapsed, what DNS, connecting and TLS took, zero on a kept connection; and
+	// how long after the start the first byte of the answer came.
+	DNS       time.Duration `json:"dns,omitempty"`
+	Connect   time.Duration `json:"connect,omitempty"`
+	TLS       time.Duration `json:"tls,omitempty"`
+	FirstByte time.Duration `json:"first_byte,omitempty"`
+	// Remote is the address that it was sent to; empty when no connection came about.
+	Remote string `json:"remote,omitempty"`
 	// Status is the HTTP status of the answer; zero for none.
 	Status int `json:"status,omitempty"`
 	// Error says what went wrong; empty when it was delivered.
@@ -90,123 +109,6 @@ type Attempt struct {
 	// more than a minute: it may refuse signatures for it.
 	ClockSkew time.Duration `json:"clock_skew,omitempty"`
 }
-
-// State is where a delivery stands in a queue.
-type State string
-
-// The states of a delivery. All but the last two are pending.
-const (
-	StateReady     State = "ready"     // it goes as soon as its turn comes
-	StateInFlight  State = "in_flight" // an attempt is being made
-	StateWaiting   State = "waiting"   // it is tried again at RetryAt, or waits for its call's earlier events
-	StateParked    State = "parked"    // it waits until its lane is free again
-	StateDelivered State = "delivered"
-	StateDead      State = "dead" // given up: a dead letter, see Reason
-)
-
-// Verdict is what becomes of a delivery after a [Handler] had it.
-type Verdict struct {
-	State  State     // StateDelivered, StateWaiting, StateParked or StateDead
-	At     time.Time // of StateWaiting: when to hand it out again
-	Reason Reason    // of StateDead
-}
-
-// Delivered is the verdict of a delivery that arrived.
-func Delivered() Verdict { return Verdict{State: StateDelivered} }
-
-// RetryAt is the verdict of a delivery that is to be handed out again at t.
-func RetryAt(t time.Time) Verdict { return Verdict{State: StateWaiting, At: t} }
-
-// Park is the verdict of a delivery that is to rest until [Queue.Release].
-func Park() Verdict { return Verdict{State: StateParked} }
-
-// Dead is the verdict of a delivery that is given up.
-func Dead(reason Reason) Verdict { return Verdict{State: StateDead, Reason: reason} }
-
-// Handler makes an attempt to deliver d and says what becomes of it. It changes
-// Attempts, Rejections, Postponed and Log, and nothing else. It may be called by many
-// goroutines at once, and returns within the webhook's timeout.
-type Handler func(ctx context.Context, d *Delivery) Verdict
-
-// Queue stores deliveries and hands them out. Most programs only pass one to [New];
-// this is for those who write one. It decides where and when; callhook
-// decides what an answer means. All methods are safe for concurrent use.
-//
-// While a delivery's Attempts are zero, no later one of the same Call and Lane is
-// handed out, unless the earlier is settled; one that is Ordered waits until
-// all earlier ones are delivered or dead. A queue that cannot keep the latter
-// says so in its Limits.
-type Queue interface {
-	// Enqueue stores ds. nil: all are as durable as the queue promises. On error
-	// a part may be stored: repeat the same ds. A delivery whose ID is remembered
-	// is ignored. The deliveries are the queue's then: callers do not change them.
-	Enqueue(ctx context.Context, ds ...*Delivery) error
-	// Consume hands ready deliveries to handle, many at once, until ctx ends, then
-	// waits for those in flight (a handler's ctx outlives ctx). It stores each
-	// delivery as the handler left it and carries out the verdict. It reconnects
-	// by itself.
-	Consume(ctx context.Context, handle Handler) error
-	// Release makes up to n parked deliveries of a lane ready, the longest parked
-	// first; lane "" means n of every lane, as after a restart. It may come while
-	// the handler is still deciding to park a delivery: what of n it did not find
-	// parked counts for those that the lane has in flight.
-	Release(ctx context.Context, lane string, n int) error
-	// Limits says what the queue promises. It does not change.
-	Limits() Limits
-	// Close ends the queue. Whoever opened it closes it, after Run has returned.
-	Close() error
-}
-
-// Limits is what a [Queue] promises.
-type Limits struct {
-	// Ordered: deliveries that are Ordered are handed out strictly in order.
-	Ordered bool
-	// MaxBody is the largest body in bytes; zero for no bound of its own.
-	MaxBody int
-	// Remember is how long it remembers the ID of a delivery that is settled.
-	Remember time.Duration
-	// Redeliver is how soon a delivery that was in flight when its process died
-	// is handed out again; zero when it is lost with the process.
-	Redeliver time.Duration
-	// Resolution is how exactly it keeps the time of RetryAt.
-	Resolution time.Duration
-}
-
-// Inspector is what a queue may offer beside [Queue], to look inside.
-type Inspector interface {
-	// List returns deliveries that match f, the newest first. They are copies.
-	List(ctx context.Context, f Filter) ([]*Delivery, error)
-	// Counts returns how many deliveries there are and were. They balance:
-	// Accepted = Delivered + Dead + Pending + Erased.
-	Counts(ctx context.Context) (Counts, error)
-}
-
-// Filter selects deliveries. A zero field selects all.
-type Filter struct {
-	State                  State  // where it stands
-	Tenant, Agent, Webhook string // whose it is
-	Call                   string // the call's id
-	Reason                 Reason // of dead letters
-	Limit                  int    // at most so many; zero means 100
-}
-
-// Counts is how many deliveries a queue has and had, since it was opened or
-// longer.
-type Counts struct {
-	Accepted  int64 // stored, each event and webhook once
-	Delivered int64 // arrived
-	Dead      int64 // given up, whether or not the dead letter is still kept
-	Pending   int64 // on their way
-	Erased    int64 // taken out before they arrived, as by a deletion request
-}
-
-// The errors of queues.
-var (
-	// ErrQueueFull says that a queue takes no more; nothing of the event was stored.
-	ErrQueueFull = errors.New("callhook: the queue is full")
-	// ErrQueueClosed says that a queue was closed.
-	ErrQueueClosed = errors.New("callhook: the queue is closed")
-)
 
 // laneOf names a lane. Its parts cannot be confused, whatever is in them.
 func laneOf(tenant, agent, webhook string) string {
@@ -308,15 +210,21 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 			v = RetryAt(time.Now().Add(time.Minute))
 		}
 		h.settled(ctx, d, v)
-		h.lanes.pump(d.Lane, !entered)
+		if v.State == StateParked { // what is parked can be released once the queue has it
+			v = v.Then(func() { h.lanes.parked(d) })
+		} else {
+			h.lanes.pump(d, !entered)
+		}
 	}()
 	a, err := h.agents.find(ctx, ConfigRef{Tenant: d.Tenant, Agent: d.Agent})
 	switch {
 	case errors.Is(err, ErrNoConfig):
 		return Dead(ReasonWebhookRemoved)
 	case err != nil:
-		h.log.Warn("callhook: no config to deliver by", "id", d.ID, "agent", d.Agent, "error", err)
-		return RetryAt(time.Now().Add(sourcePause))
+		if h.lanes.turnAway(d, nil, ReasonNoConfig, sourcePause) {
+			h.log.Warn("callhook: no config to deliver by; the lane waits", "lane", d.Lane, "error", err)
+		}
+		return Park()
 	}
 	w := a.webhook(d.Type, d.Webhook)
 	switch {
@@ -324,22 +232,25 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 		return Dead(ReasonWebhookRemoved)
 	case d.BuildError != "":
 		return Dead(ReasonBuildFailed)
-	case time.Since(d.EnqueuedAt) > time.Duration(w.retry.MaxAge) && (d.Attempts > 0 || d.Postponed > 0 || h.lanes.isGone(d.Lane)):
+	case time.Since(d.EnqueuedAt) > time.Duration(w.retry.MaxAge) && (d.Attempts > 0 || d.Postponed > 0 || h.lanes.troubled(d)):
 		return Dead(ReasonExpired)
-	}
-	entered = true
-	if !h.lanes.enter(d.Lane, w) {
+	case w.paused:
+		h.lanes.turnAway(d, w, ReasonPaused, 0)
 		return Park()
 	}
-	defer h.lanes.leave(d.Lane)
+	entered = true
+	pass, ok := h.lanes.enter(d, w)
+	if !ok {
+		return Park()
+	}
+	defer h.lanes.leave(pass)
 	return h.attempt(ctx, w, d)
 }
 
 // Pauses that no config sets.
 const (
 	sourcePause = 10 * time.Second // when there is no config to go by
-	heldPause   = time.Minute      // of a lane that is paused or misses a secret
-	gonePause   = time.Hour        // of a lane whose endpoint answered 410
+	secretPause = time.Minute      // of a lane that misses a secret
 )
 
 func (h *Hooks) settled(ctx context.Context, d *Delivery, v Verdict) {
@@ -373,10 +284,6 @@ const maxLog = 10
 
 // attempt makes one HTTP exchange.
 func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
-	if w.paused {
-		h.lanes.hold(d.Lane, w, heldPause, false)
-		return Park()
-	}
 	if h.trace.AttemptStart != nil {
 		ctx = h.begin(ctx, func() context.Context { return h.trace.AttemptStart(ctx, d) })
 	}
@@ -384,10 +291,8 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 	a := Attempt{At: start}
 	m := h.exchangeDelivery(ctx, w, d, &a)
 	a.Elapsed = time.Since(start)
-	h.stats.attempt(a.ClockSkew != 0)
-	if d.Log = append(d.Log, a); len(d.Log) > maxLog {
-		d.Log = append([]Attempt(nil), d.Log[len(d.Log)-maxLog:]...)
-	}
+	h.stats.attempt(m.kind != held, a.ClockSkew != 0)
+	d.note(a, m.kind == held)
 	if h.log.Enabled(ctx, slog.LevelDebug) {
 		h.log.Debug("callhook: attempt", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
 			"status", a.Status, "error", a.Error, "elapsed", a.Elapsed)
@@ -397,6 +302,17 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 		_ = h.survive(func() { h.trace.AttemptDone(ctx, d, a, v) })
 	}
 	return v
+}
+
+// note adds an attempt to the log. What was not sent, for want of a secret, is told
+// once and not each time.
+func (d *Delivery) note(a Attempt, unsent bool) {
+	log := d.Log
+	if n := len(log); n > 0 && unsent && log[n-1].Status == 0 && log[n-1].Error == a.Error {
+		log = log[:n-1]
+	}
+	first := max(0, len(log)+1-maxLog)
+	d.Log = append(append(make([]Attempt, 0, len(log)-first+1), log[first:]...), a)
 }
 
 // exchangeDelivery sends d and returns what the answer means.
@@ -423,8 +339,11 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	if err != nil {
 		a.Error = transportError(err).Error()
 		var blocked *egress.BlockedError
-		if errors.As(err, &blocked) && blocked.Literal {
-			return meaning{kind: blockedAddress}
+		if errors.As(err, &blocked) {
+			if blocked.Literal {
+				return meaning{kind: blockedAddress}
+			}
+			return meaning{kind: blockedName}
 		}
 		return meaning{kind: failed}
 	}

@@ -60,14 +60,20 @@ func QueueSizes(q Queue) map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return map[string]int{
-		"pending": len(m.pending), "ready": m.ready.len(), "waiting": len(m.waiting), "lanes": len(m.lanes), "chains": len(m.chains),
-		"dead": m.dead.len(), "remembered": len(m.settled), "ages": m.settledAge.len(), "bytes": int(m.bytes), "running": m.running,
+		"items": len(m.items), "ready": m.ready.len(), "waiting": len(m.waiting), "lanes": len(m.lanes), "chains": len(m.chains),
+		"dead": m.dead.len(), "remembered": len(m.settled), "ages": m.settledAge.len(), "bytes": int(m.bytes), "starting": m.starting,
 	}
 }
 
-// LaneCount returns how many lanes hooks keep in memory.
+// LaneCount returns how many lanes of hooks are not at rest.
 func LaneCount(h *Hooks) int {
 	h.lanes.mu.Lock()
 	defer h.lanes.mu.Unlock()
-	return len(h.lanes.all)
+	n := 0
+	for _, l := range h.lanes.all {
+		if !l.atRest() {
+			n++
+		}
+	}
+	return n
 }

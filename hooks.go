@@ -1,11 +1,11 @@
 package callhook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/netip"
 	"reflect"
@@ -38,6 +38,11 @@ type Options struct {
 	// replaces the guard of AllowNets: for tests and tunnels. Nil means the
 	// guarded dialler.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Concurrency is how many attempts to deliver run at once, over all webhooks.
+	// Zero means 1024. Each costs a goroutine and a connection while it lasts. When
+	// more want to run, tenants take turns, and the webhooks of each; those whose
+	// endpoints have not answered well get at most half.
+	Concurrency int
 	// Logger gets dead letters and what needs somebody's attention (Warn), faults
 	// of the host's own functions (Error) and attempts (Debug). No secret, body,
 	// query string or phone number is logged. Nil means silence.
@@ -95,7 +100,8 @@ func New(o Options) (*Hooks, error) {
 		h.trace = *o.Trace
 	}
 	h.agents.log = h.log
-	h.lanes.queue, h.lanes.log = h.queue, h.log
+	h.lanes.queue, h.lanes.agents, h.lanes.log = h.queue, &h.agents, h.log
+	h.lanes.limit, h.lanes.told = cmp.Or(max(o.Concurrency, 0), defaultLimit), h.laneChanged
 	if s, ok := o.Configs.(static); ok {
 		if err := h.validate(s); err != nil {
 			return nil, err
@@ -283,8 +289,9 @@ func (h *Hooks) Run(ctx context.Context) error {
 	defer h.running.Store(false)
 	h.lanes.start(ctx)
 	defer h.lanes.end()
-	// What an earlier process parked has nobody who would release it.
-	err := h.queue.Release(ctx, "", math.MaxInt32)
+	// What an earlier process parked has nobody who would release it. The first of
+	// each lane brings the others.
+	_, err := h.queue.Release(ctx, "", 1)
 	if err == nil {
 		err = h.queue.Consume(ctx, h.handle)
 	}
@@ -293,6 +300,23 @@ func (h *Hooks) Run(ctx context.Context) error {
 	}
 	return fmt.Errorf("callhook: run: %w", err)
 }
+
+// Resume lets a webhook's deliveries go that wait: because its endpoint is down or
+// gone, asked to come later, or failed so that they are to be tried again at some
+// time. All are due; when the endpoint still fails, they wait again. Publishing
+// a config does it too. The error is the queue's.
+func (h *Hooks) Resume(ctx context.Context, l LaneRef) error {
+	name := laneOf(l.Tenant, l.Agent, l.Webhook)
+	h.lanes.resume(name)
+	if _, err := h.queue.Release(ctx, name, -1); err != nil {
+		return fmt.Errorf("callhook: resume %s: %w", name, err)
+	}
+	return nil
+}
+
+// Lanes returns the webhooks whose deliveries are under way or cannot go at
+// present, and why, as this process sees them.
+func (h *Hooks) Lanes() []LaneState { return h.lanes.states() }
 
 // Close closes idle connections, and the queue if New made it. End Run before, by
 // its ctx. Close may be called again. After it PreCall falls back to defaults and

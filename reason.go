@@ -37,3 +37,13 @@ const (
 	ReasonNoConfig  Reason = "no_config"  // the agent has no config in production
 	ReasonNoWebhook Reason = "no_webhook" // no webhook of the agent wants this event
 )
+
+// Why a lane sends nothing, see [LaneState].
+const (
+	ReasonDown      Reason = "down"      // its endpoint fails; now and then one delivery probes it
+	ReasonGone      Reason = "gone"      // its endpoint answered 410: until the config is published anew, or Hooks.Resume
+	ReasonPostponed Reason = "postponed" // its endpoint asked to come later
+	ReasonPaused    Reason = "paused"    // its config says so
+	ReasonNoSecret  Reason = "no_secret" // a secret that it needs cannot be had, or is not a key
+	// and ReasonNoConfig: the config source fails.
+)

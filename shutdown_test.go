@@ -123,7 +123,7 @@ func idle(t testing.TB) {
 	var b bytes.Buffer
 	_ = pprof.Lookup("goroutine").WriteTo(&b, 2)
 	for _, g := range strings.Split(b.String(), "\n\n") {
-		if _, ours := oneOf(g, "callhook.(*memoryQueue).work", "callhook.(*lanes)", "callhook.(*Hooks).handle"); ours {
+		if _, ours := oneOf(g, "callhook.(*MemoryQueue).work", "callhook.(*lanes)", "callhook.(*Hooks).handle"); ours {
 			t.Errorf("a goroutine is left:\n%s", g)
 		}
 	}
@@ -147,7 +147,7 @@ func TestIdle(t *testing.T) {
 			idle(t)
 			balance(t, h, 200, 0, 200)
 			if got := callhook.LaneCount(h); got > 2 {
-				t.Errorf("%d lanes are kept, want the held one and perhaps the failing one", got)
+				t.Errorf("%d lanes are not at rest, want the held one and perhaps the failing one", got)
 			}
 		})
 	})

@@ -34,6 +34,11 @@ type Trace struct {
 	Delivered func(ctx context.Context, d *Delivery)
 	// Dead is called when a delivery is given up.
 	Dead func(ctx context.Context, d *Delivery, reason Reason)
+	// LaneDown is called when a webhook's deliveries stop: its endpoint is down
+	// ([ReasonDown]) or says that it is gone ([ReasonGone]). LaneUp is called when
+	// they go on.
+	LaneDown func(l LaneState)
+	LaneUp   func(l LaneState)
 }
 
 // Stats are counts since [New], but for Queue, which the queue keeps. They only
@@ -92,10 +97,12 @@ func count[K comparable](m *map[K]int64, k K) {
 	(*m)[k]++
 }
 
-func (s *stats) attempt(skewed bool) {
+func (s *stats) attempt(sent, skewed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.Attempts++
+	if sent {
+		s.Attempts++
+	}
 	if skewed {
 		s.ClockSkew++
 	}
@@ -135,4 +142,18 @@ func (h *Hooks) survive(f func()) (err error) {
 	}()
 	f()
 	return nil
+}
+
+// laneChanged tells that a lane went down or came up.
+func (h *Hooks) laneChanged(l LaneState) {
+	f := h.trace.LaneUp
+	if l.Trouble != "" {
+		f = h.trace.LaneDown
+		h.log.Warn("callhook: a webhook's deliveries wait", "tenant", l.Tenant, "agent", l.Agent, "webhook", l.Webhook, "reason", string(l.Trouble))
+	} else {
+		h.log.Info("callhook: a webhook's deliveries go on", "tenant", l.Tenant, "agent", l.Agent, "webhook", l.Webhook)
+	}
+	if f != nil {
+		_ = h.survive(func() { f(l) })
+	}
 }

@@ -29,6 +29,7 @@ const (
 	gone                // 410: the lane is held until somebody acts
 	held                // nothing was sent: a secret is missing
 	blockedAddress      // nothing was sent: the URL is an address that must not be dialled
+	blockedName         // nothing was sent: its host resolved to one, which may change
 )
 
 // judge says what an answer means. Its rows come from the Standard Webhooks
@@ -118,37 +119,42 @@ func (h *Hooks) conclude(w *webhook, d *Delivery, m meaning) Verdict {
 	switch m.kind {
 	case success:
 		d.Attempts++
-		h.lanes.healthy(d.Lane)
+		h.lanes.succeeded(d)
 		return Delivered()
 	case postponed:
 		d.Postponed++
-		h.lanes.postpone(d.Lane, w, m.retryAfter)
+		h.lanes.comeLater(d, w, m.retryAfter)
 		return Park()
 	case gone:
 		d.Postponed++
-		h.lanes.hold(d.Lane, w, gonePause, true)
+		h.lanes.postpone(d, w, ReasonGone, 0)
 		return Park()
 	case held:
 		d.Postponed++
-		h.lanes.hold(d.Lane, w, heldPause, false)
+		h.lanes.postpone(d, w, ReasonNoSecret, secretPause)
 		return Park()
 	case blockedAddress:
 		d.Attempts++
 		return Dead(ReasonBlockedAddress)
 	case tooLarge:
 		d.Attempts++
+		h.lanes.refused(d)
 		if m.retryAfter == 0 {
 			return Dead(ReasonTooLarge)
 		}
 		return d.again(w, now.Add(m.retryAfter))
 	case rejected:
 		d.Attempts++
+		h.lanes.refused(d)
 		if d.Rejections++; d.Rejections >= maxRejections {
 			return Dead(ReasonRejected)
 		}
 		return d.again(w, now.Add(pause(rejectedRetry, d.Rejections)))
 	}
 	d.Attempts++
+	if m.kind == failed {
+		h.lanes.failed(d, w)
+	}
 	return d.again(w, now.Add(pause(w.retry, d.Attempts)))
 }
 

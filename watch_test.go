@@ -165,9 +165,15 @@ func start(t testing.TB, o callhook.Options) (h *callhook.Hooks, stop func()) {
 // list returns what the hooks' queue holds.
 func list(t testing.TB, q callhook.Queue, f callhook.Filter) []*callhook.Delivery {
 	t.Helper()
-	ds, err := q.(callhook.Inspector).List(t.Context(), f)
+	in := q.(callhook.Inspector)
+	ds, err := in.List(t.Context(), f)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i, d := range ds { // whole, unless it was settled meanwhile
+		if d, err := in.Get(t.Context(), d.ID); err == nil {
+			ds[i] = d
+		}
 	}
 	return ds
 }

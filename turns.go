@@ -1,0 +1,257 @@
+package callhook
+
+import (
+	"container/heap"
+	"time"
+)
+
+// want queues the lane for attempts that it has room for. look is how many
+// deliveries to look at whether or not there is room.
+func (ls *lanes) want(l *lane, look int) {
+	now := time.Now()
+	switch {
+	case l.due:
+		l.due = false
+		ls.releaseAll(l)
+	case !l.backlog:
+	case look > l.coming:
+		ls.release(l, look-l.coming)
+	case l.blocked(now):
+		wake := now.Add(lookAgain)
+		if !l.until.IsZero() && l.until.Before(wake) {
+			wake = l.until
+		}
+		ls.wakeAt(l, wake)
+	case now.Before(l.next):
+		ls.wakeAt(l, l.next)
+	case l.room() > 0 && !l.hungry:
+		l.hungry = true
+		ls.turns[l.class()].push(l)
+	}
+}
+
+// room returns how many more attempts the lane may begin.
+func (l *lane) room() int {
+	n := l.most() - l.inFlight - l.coming
+	if l.webhook == nil || l.webhook.interval > 0 {
+		n = min(n, 1-l.coming)
+	}
+	return max(n, 0)
+}
+
+func (l *lane) class() int {
+	if l.health.proven {
+		return 0
+	}
+	return 1
+}
+
+// serve gives lanes that want attempts their turns: tenants one after the other,
+// and the lanes of each. Lanes that are not proven get at most half of all
+// attempts, so that endpoints that do not answer cannot take them all.
+func (ls *lanes) serve() {
+	for ls.stop != nil && ls.inFlight+ls.coming < ls.limit {
+		ls.turn = 1 - ls.turn
+		class := ls.turn
+		if ls.turns[class].empty() {
+			class = 1 - class
+		}
+		if class == 1 && ls.unproven >= ls.limit/2 {
+			class = 0
+		}
+		l := ls.turns[class].pop()
+		if l == nil {
+			return
+		}
+		l.hungry = false
+		now := time.Now()
+		if !l.backlog || l.blocked(now) || now.Before(l.next) {
+			ls.want(l, 0)
+			continue
+		}
+		n := l.room()
+		if n > 1 && !(ls.turns[0].empty() && ls.turns[1].empty()) {
+			n = 1
+		}
+		if n = min(n, ls.limit-ls.inFlight-ls.coming); n > 0 {
+			ls.release(l, n)
+			ls.want(l, 0)
+		}
+	}
+}
+
+// release frees n of the lane's parked deliveries. The caller holds ls.mu, which
+// is let go meanwhile.
+func (ls *lanes) release(l *lane, n int) {
+	stop, run, parks := ls.stop, ls.run, l.parks
+	if stop == nil {
+		return
+	}
+	l.coming += n
+	ls.coming += n
+	ls.mu.Unlock()
+	freed, err := ls.queue.Release(stop, l.name, n)
+	ls.mu.Lock()
+	if ls.run != run || ls.stop == nil {
+		return
+	}
+	back := min(n-freed, l.coming)
+	l.coming -= back
+	ls.coming -= back
+	switch {
+	case err != nil && stop.Err() == nil:
+		ls.log.Warn("callhook: parked deliveries could not be released; trying again", "lane", l.name, "error", err)
+		l.next = time.Now().Add(time.Second)
+		ls.wakeAt(l, l.next)
+	case freed < n && l.parks == parks:
+		l.backlog = false
+	}
+	if l.coming > 0 && l.index < 0 { // an erased one does not come
+		l.checked = l.came
+		ls.wakeAt(l, time.Now().Add(lookAgain))
+	}
+}
+
+// releaseAll makes all due that waits in the lane. It comes as new events do.
+func (ls *lanes) releaseAll(l *lane) {
+	stop, run := ls.stop, ls.run
+	if stop == nil {
+		return
+	}
+	ls.mu.Unlock()
+	_, err := ls.queue.Release(stop, l.name, -1)
+	ls.mu.Lock()
+	if err != nil && stop.Err() == nil && ls.run == run {
+		ls.log.Warn("callhook: what waits in a lane could not be released; trying again", "lane", l.name, "error", err)
+		l.due = true
+		ls.wakeAt(l, time.Now().Add(time.Second))
+	}
+}
+
+// wakeAt has the lane looked at again at a time, if not sooner.
+func (ls *lanes) wakeAt(l *lane, at time.Time) {
+	switch {
+	case ls.stop == nil:
+		return
+	case l.index < 0:
+		l.wake = at
+		heap.Push(&ls.wakes, l)
+	case at.Before(l.wake):
+		l.wake = at
+		heap.Fix(&ls.wakes, l.index)
+	}
+	if ls.wakes[0] != l {
+		return
+	}
+	if wait := time.Until(l.wake); ls.timer == nil {
+		ls.timer = time.AfterFunc(wait, ls.awake)
+	} else {
+		ls.timer.Reset(wait)
+	}
+}
+
+// awake looks at the lanes whose time has come.
+func (ls *lanes) awake() {
+	ls.mu.Lock()
+	if ls.stop == nil {
+		ls.mu.Unlock()
+		return
+	}
+	ls.busy.Add(1)
+	defer ls.busy.Done()
+	run, source := ls.run, true
+	for ls.running(run) && len(ls.wakes) > 0 && !ls.wakes[0].wake.After(time.Now()) {
+		l := heap.Pop(&ls.wakes).(*lane)
+		if l.trouble != "" && source {
+			source = ls.reconfigure(l)
+		}
+		ls.look(l)
+		ls.serve()
+	}
+	if ls.running(run) && len(ls.wakes) > 0 {
+		ls.timer.Reset(time.Until(ls.wakes[0].wake))
+	}
+	ls.mu.Unlock()
+	ls.tell()
+}
+
+func (ls *lanes) running(run int) bool { return ls.run == run && ls.stop != nil }
+
+func (ls *lanes) look(l *lane) {
+	now := time.Now()
+	if l.coming > 0 {
+		if l.inFlight == 0 && l.came == l.checked {
+			ls.coming -= l.coming
+			l.coming = 0
+		} else {
+			l.checked = l.came
+			ls.wakeAt(l, now.Add(lookAgain))
+		}
+	}
+	n := 0
+	if l.trouble == ReasonGone && now.Sub(l.looked) >= expirePause {
+		n, l.looked = 1, now
+	}
+	ls.want(l, n)
+}
+
+// turns are lanes that want attempts: their tenants take turns, and the lanes of
+// each.
+type turns struct {
+	tenants fifo[*tenantTurns]
+	by      map[string]*tenantTurns
+}
+
+type tenantTurns struct {
+	name  string
+	lanes fifo[*lane]
+}
+
+func (t *turns) empty() bool { return t.tenants.len() == 0 }
+
+func (t *turns) push(l *lane) {
+	tenant := t.by[l.Tenant]
+	if tenant == nil {
+		tenant = &tenantTurns{name: l.Tenant}
+		if t.by == nil {
+			t.by = map[string]*tenantTurns{}
+		}
+		t.by[l.Tenant] = tenant
+		t.tenants.push(tenant)
+	}
+	tenant.lanes.push(l)
+}
+
+// pop returns the lane whose turn it is; nil for none.
+func (t *turns) pop() *lane {
+	if t.empty() {
+		return nil
+	}
+	tenant := t.tenants.pop()
+	l := tenant.lanes.pop()
+	if tenant.lanes.len() > 0 {
+		t.tenants.push(tenant)
+	} else {
+		delete(t.by, tenant.name)
+	}
+	return l
+}
+
+// wakes is a heap of lanes by when to look at them again.
+type wakes []*lane
+
+func (w wakes) Len() int           { return len(w) }
+func (w wakes) Less(i, j int) bool { return w[i].wake.Before(w[j].wake) }
+func (w wakes) Swap(i, j int)      { w[i], w[j] = w[j], w[i]; w[i].index, w[j].index = i, j }
+func (w *wakes) Push(x any) {
+	x.(*lane).index = len(*w)
+	*w = append(*w, x.(*lane))
+}
+func (w *wakes) Pop() any {
+	last := len(*w) - 1
+	l := (*w)[last]
+	(*w)[last] = nil
+	*w = (*w)[:last]
+	l.index = -1
+	return l
+}
