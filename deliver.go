@@ -335,7 +335,9 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	if _, ok := req.Header["Idempotency-Key"]; !ok {
 		req.Header["Idempotency-Key"] = nil // sends none, and lets net/http repeat it on a connection that died in the pool
 	}
-	resp, err := h.client.Do(req)
+	var t egress.Timing
+	resp, err := h.client.DoTimed(req, &t)
+	a.DNS, a.Connect, a.TLS, a.FirstByte, a.Remote = t.DNS, t.Connect, t.TLS, t.FirstByte, t.Remote
 	if err != nil {
 		a.Error = transportError(err).Error()
 		var blocked *egress.BlockedError

@@ -17,6 +17,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/netip"
 	"strings"
 	"sync"
@@ -122,8 +123,36 @@ var errUpgrade = errors.New("the endpoint switched protocols unasked")
 // (which [http.NewRequest] sets for the readers of bytes and strings), and otherwise also that the request is a GET, HEAD, OPTIONS
 // or TRACE or has an Idempotency-Key header; an empty one (req.Header["Idempotency-Key"] = nil) says so without being sent.
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
-	ex := &exchange{Context: req.Context()}
-	resp, err := c.transport.RoundTrip(req.WithContext(ex))
+	return c.do(req, &exchange{Context: req.Context()})
+}
+
+// Timing says where the time of an exchange went, and to which address it went.
+type Timing struct {
+	DNS, Connect, TLS time.Duration // of a connection made for it; zero on a kept one
+	FirstByte         time.Duration // from the start to the first byte of the answer; zero for none
+	Remote            string        // the address and port at the other end; empty for no connection
+}
+
+// DoTimed is [Client.Do] and fills in t, also when it fails.
+func (c *Client) DoTimed(req *http.Request, t *Timing) (*http.Response, error) {
+	ex := &exchange{Context: req.Context(), start: time.Now()}
+	traced := httptrace.WithClientTrace(ex, &httptrace.ClientTrace{GotConn: ex.gotConn, GotFirstResponseByte: ex.firstByte})
+	resp, err := c.do(req.WithContext(traced), ex)
+	ex.mu.Lock() // a dial that nobody waits for may go on
+	*t = ex.timing
+	ex.mu.Unlock()
+	if resp != nil {
+		resp.Request = req
+	}
+	return resp, err
+}
+
+func (c *Client) do(req *http.Request, ex *exchange) (*http.Response, error) {
+	ctx := req.Context()
+	if ctx == ex.Context {
+		ctx = ex
+	}
+	resp, err := c.transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		ex.fail()
 		return nil, err
@@ -214,6 +243,47 @@ type exchange struct {
 	mu     sync.Mutex
 	failed bool
 	dials  []context.CancelFunc
+	start  time.Time // where the timing is wanted
+	timing Timing
+}
+
+// note writes down what took how long.
+func (e *exchange) note(f func(t *Timing)) {
+	if e.start.IsZero() {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	f(&e.timing)
+}
+
+func (e *exchange) gotConn(info httptrace.GotConnInfo) {
+	e.note(func(t *Timing) {
+		t.Remote = info.Conn.RemoteAddr().String()
+		if info.Reused {
+			t.DNS, t.Connect, t.TLS = 0, 0, 0
+		}
+	})
+}
+
+func (e *exchange) firstByte() {
+	e.note(func(t *Timing) { t.FirstByte = time.Since(e.start) })
+}
+
+// timed returns a context in which the net package tells how long DNS takes. begun
+// is when connecting began, which is after it.
+func (e *exchange) timed(ctx context.Context, begun *time.Time) context.Context {
+	if e.start.IsZero() {
+		return ctx
+	}
+	*begun = time.Now()
+	looked := *begun
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		DNSDone: func(httptrace.DNSDoneInfo) {
+			e.note(func(t *Timing) { t.DNS = time.Since(looked); *begun = time.Now() })
+		},
+		ConnectDone: func(_, addr string, _ error) { e.note(func(t *Timing) { t.Remote = addr }) },
+	})
 }
 
 type exchangeKey struct{}
@@ -256,15 +326,20 @@ func dialContext(ctx context.Context) (context.Context, context.CancelFunc) {
 func (c *Client) connect(ctx context.Context, network, addr string, secure bool) (net.Conn, error) {
 	ctx, cancel := dialContext(ctx)
 	defer cancel()
+	ex := ctx.Value(exchangeKey{}).(*exchange)
 	host, _, _ := net.SplitHostPort(addr)
-	conn, err := c.dial(ctx, network, addr, host)
+	var begun time.Time
+	conn, err := c.dial(ex.timed(ctx, &begun), network, addr, host)
+	ex.note(func(t *Timing) { t.Connect = time.Since(begun) })
 	if err == nil && secure {
+		begun := time.Now()
 		cfg := c.tls.Clone()
 		cfg.ServerName = host
 		tc := tls.Client(conn, cfg)
 		if err = tc.HandshakeContext(ctx); err != nil {
 			conn.Close()
 		}
+		ex.note(func(t *Timing) { t.TLS = time.Since(begun) })
 		conn = tc // as *tls.Conn: Transport asks it for the negotiated protocol
 	}
 	if err == nil {
