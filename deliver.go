@@ -133,7 +133,10 @@ var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadd
 
 // delivery builds what is sent to w for an event.
 func (h *Hooks) delivery(a *agent, w *webhook, call *Call) *Delivery {
-	r := a.rendering(call, w)
+	return h.newDelivery(w, call, a.rendering(call, w))
+}
+
+func (h *Hooks) newDelivery(w *webhook, call *Call, r *rendering) *Delivery {
 	d := &Delivery{
 		ID: r.event.ID, Event: r.event.Type, At: r.event.Timestamp, Call: call.ID,
 		Tenant: call.TenantID, Agent: call.AgentID, Webhook: w.name, Type: w.typ,

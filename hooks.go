@@ -43,6 +43,14 @@ type Options struct {
 	// more want to run, tenants take turns, and the webhooks of each; those whose
 	// endpoints have not answered well get at most half.
 	Concurrency int
+	// KeepCalls keeps the whole record of a call with each of its deliveries, so
+	// that [Hooks.Rebuild] can build dead letters anew. Without it a queue holds only
+	// what the webhooks selected.
+	KeepCalls bool
+	// NumberKey is the key of the hashes by which deliveries are found by phone
+	// number, at least 16 random bytes that do not change: see [Hooks.NumberHash].
+	// Nil means that they cannot be.
+	NumberKey []byte
 	// Logger gets dead letters and what needs somebody's attention (Warn), faults
 	// of the host's own functions (Error) and attempts (Debug). No secret, body,
 	// query string or phone number is logged. Nil means silence.
@@ -65,6 +73,9 @@ type Hooks struct {
 	stats   stats
 	closed  atomic.Bool
 	running atomic.Bool
+
+	keepCalls bool
+	numberKey []byte
 }
 
 // The errors of the verbs.
@@ -83,12 +94,17 @@ func New(o Options) (*Hooks, error) {
 	if o.Configs == nil {
 		return nil, errors.New("callhook: Options.Configs is nil: give it the agents' configs, like callhook.Static(config)")
 	}
+	if n := len(o.NumberKey); 0 < n && n < 16 {
+		return nil, fmt.Errorf("callhook: Options.NumberKey has %d bytes: give it at least 16 random ones, or nil", n)
+	}
 	h := &Hooks{
 		agents:  agents{source: o.Configs, compiled: map[ConfigRef]*agent{}},
 		queue:   o.Queue,
 		secrets: o.Secrets,
 		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial}),
 		log:     o.Logger,
+
+		keepCalls: o.KeepCalls, numberKey: slices.Clone(o.NumberKey),
 	}
 	if h.queue == nil {
 		h.queue, h.owned = NewMemoryQueue(nil), true
@@ -260,6 +276,11 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Del
 	if !h.queue.Limits().Ordered && slices.ContainsFunc(ds, func(d *Delivery) bool { return d.Ordered }) {
 		return ErrNotOrdered
 	}
+	h.keep(a, call, ds)
+	return h.store(ctx, call.ID, ds)
+}
+
+func (h *Hooks) store(ctx context.Context, call string, ds []*Delivery) error {
 	var stored []Delivery // copies: once stored, the deliveries are the queue's
 	if h.trace.Enqueued != nil {
 		for _, d := range ds {
@@ -267,7 +288,7 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Del
 		}
 	}
 	if err := h.queue.Enqueue(ctx, ds...); err != nil {
-		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call.ID, err)
+		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call, err)
 	}
 	for i := range stored {
 		_ = h.survive(func() { h.trace.Enqueued(ctx, &stored[i]) })

@@ -1,0 +1,154 @@
+package callhook
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// Rebuild builds dead letters that match f anew, from the calls that they were made
+// of and the config that is in production now, and enqueues them: after a payload
+// was mended. They have new IDs, and the old one in ReplayOf; the dead letters
+// stay. Repeating it with the same config enqueues nothing more. To send dead letters
+// again as they are, use [Inspector.Replay].
+//
+// It needs a queue that is an [Inspector], and [Options.KeepCalls] when the events
+// were raised. It returns how many were enqueued. Its error tells of those that
+// could not be, up to ten; the others are enqueued all the same. A f.Limit of zero
+// means all.
+func (h *Hooks) Rebuild(ctx context.Context, f Filter) (int, error) {
+	in, ok := h.queue.(Inspector)
+	switch {
+	case h.closed.Load():
+		return 0, ErrClosed
+	case !ok:
+		return 0, errors.New("callhook: rebuild: the queue is not an Inspector: it cannot list dead letters")
+	case f.State != "" && f.State != StateDead:
+		return 0, fmt.Errorf("%w: what is %s cannot be rebuilt: dead letters can", ErrFilter, f.State)
+	}
+	f.State = StateDead
+	left, built, faults := f.Limit, 0, []error(nil)
+	for {
+		f.Limit = 100
+		if left > 0 {
+			f.Limit = min(left, f.Limit)
+		}
+		page, err := in.List(ctx, f)
+		if err != nil {
+			return built, err
+		}
+		for _, d := range page {
+			switch err := h.rebuild(ctx, in, d.ID); {
+			case err == nil:
+				built++
+			case len(faults) < 10:
+				faults = append(faults, fmt.Errorf("callhook: rebuild %s: %w", d.ID, err))
+			}
+			if ctx.Err() != nil {
+				return built, ctx.Err()
+			}
+		}
+		if len(page) < f.Limit || left > 0 && len(page) == left {
+			return built, errors.Join(faults...)
+		}
+		left = max(0, left-len(page))
+		f.Before = page[len(page)-1].Seq
+	}
+}
+
+func (h *Hooks) rebuild(ctx context.Context, in Inspector, id string) error {
+	old, err := in.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if len(old.Record) == 0 {
+		return errors.New("its call was not kept: set Options.KeepCalls before the events are raised")
+	}
+	call := new(Call)
+	if err := json.Unmarshal(old.Record, call); err != nil {
+		return fmt.Errorf("its call cannot be read: %w", err)
+	}
+	a, err := h.agents.find(ctx, ConfigRef{Tenant: old.Tenant, Agent: old.Agent})
+	if err != nil {
+		return err
+	}
+	w := a.webhook(old.Type, old.Webhook)
+	if w == nil {
+		return fmt.Errorf("the agent has no webhook %q any more", old.Webhook)
+	}
+	r := a.render(call, w.name, old.Event, old.At, "")
+	r.event.ID = old.ID
+	trial := h.newDelivery(w, call, r)
+	if trial.BuildError != "" {
+		return errors.New(trial.BuildError)
+	}
+	// What it says, and not when it was built, makes it another one.
+	r.event.ID = deliveryID(old.ID, string(trial.Body))
+	d := h.newDelivery(w, call, r)
+	d.ReplayOf, d.Record, d.Numbers = old.ID, old.Record, old.Numbers
+	return h.store(ctx, call.ID, []*Delivery{d})
+}
+
+// keep adds to the deliveries of an event what the options say is kept of its call.
+func (h *Hooks) keep(a *agent, call *Call, ds []*Delivery) {
+	var record json.RawMessage
+	if h.keepCalls {
+		var err error
+		if panicked := h.survive(func() { record, err = json.Marshal(a.public(call)) }); cmp.Or(panicked, err) != nil {
+			h.log.Warn("callhook: a call's record cannot be kept", "call", call.ID, "error", cmp.Or(panicked, err))
+		}
+	}
+	numbers := h.numbers(call)
+	for _, d := range ds {
+		d.Record, d.Numbers = record, numbers
+	}
+}
+
+// numbers returns the hashes of the call's phone numbers.
+func (h *Hooks) numbers(call *Call) (out []string) {
+	if len(h.numberKey) == 0 {
+		return nil
+	}
+	seen := map[string]bool{"": true}
+	add := func(number string) {
+		if hash := h.NumberHash(number); !seen[hash] {
+			seen[hash] = true
+			out = append(out, hash)
+		}
+	}
+	add(call.From)
+	add(call.To)
+	add(call.ForwardedFrom)
+	for i := range call.Transfers {
+		add(call.Transfers[i].To)
+	}
+	return out
+}
+
+// NumberHash returns the hash under which a queue knows a phone number, for
+// [Filter.Number]: an HMAC-SHA256 with [Options.NumberKey], of its digits alone, so
+// that +44 20 7946 0123 is +442079460123, or of the text in lower case where it has
+// other letters, like sip:ada@example.com. It is empty without a key or a number.
+func (h *Hooks) NumberHash(number string) string {
+	number = strings.ToLower(strings.TrimSpace(number))
+	if !strings.ContainsFunc(number, unicode.IsLetter) {
+		number = strings.Map(func(r rune) rune {
+			if r < '0' || r > '9' {
+				return -1
+			}
+			return r
+		}, number)
+	}
+	if len(h.numberKey) == 0 || number == "" {
+		return ""
+	}
+	mac := hmac.New(sha256.New, h.numberKey)
+	mac.Write([]byte(number))
+	return idEncoding.EncodeToString(mac.Sum(nil)[:16])
+}
