@@ -1,6 +1,9 @@
 package callhook
 
-import "slices"
+import (
+	"slices"
+	"sort"
+)
 
 // timers is a heap of items by RetryAt.
 type timers []*item
@@ -12,22 +15,11 @@ func (t *timers) Push(x any) {
 	x.(*item).index = len(*t)
 	*t = append(*t, x.(*item))
 }
-func (t *timers) Pop() any { return popLast((*[]*item)(t)) }
-
-// bySeq is a heap of items as they were enqueued.
-type bySeq []*item
-
-func (s bySeq) Len() int           { return len(s) }
-func (s bySeq) Less(i, j int) bool { return s[i].Seq < s[j].Seq }
-func (s bySeq) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
-func (s *bySeq) Push(x any)        { *s = append(*s, x.(*item)) }
-func (s *bySeq) Pop() any          { return popLast((*[]*item)(s)) }
-
-func popLast(s *[]*item) *item {
-	last := len(*s) - 1
-	it := (*s)[last]
-	(*s)[last] = nil
-	*s = (*s)[:last]
+func (t *timers) Pop() any {
+	last := len(*t) - 1
+	it := (*t)[last]
+	(*t)[last] = nil
+	*t = (*t)[:last]
 	return it
 }
 
@@ -53,6 +45,18 @@ func (f *fifo[E]) pop() E {
 		f.items, f.head = f.items[:n], 0
 	}
 	return e
+}
+
+// insert puts e where less says, which is mostly at one of the ends.
+func (f *fifo[E]) insert(e E, less func(a, b E) bool) {
+	n := sort.Search(f.len(), func(i int) bool { return less(e, f.items[f.head+i]) })
+	if n < f.len()/2 && f.head > 0 {
+		f.head--
+		copy(f.items[f.head:], f.items[f.head+1:f.head+1+n])
+		f.items[f.head+n] = e
+		return
+	}
+	f.items = slices.Insert(f.items, f.head+n, e)
 }
 
 // remove takes out those for which drop holds.

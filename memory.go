@@ -128,18 +128,18 @@ type memoryLane struct {
 	ref     LaneRef
 	counts  Counts
 	pending fifo[*item] // as enqueued, and what is settled meanwhile
-	fresh   bySeq
+	fresh   fifo[*item] // as enqueued
 	retries fifo[*item]
 	freed   int                // by Release, to tell every fourth
 	waiting map[*item]struct{} // those with a time
 }
 
-func (l *memoryLane) parked() int { return len(l.fresh) + l.retries.len() }
+func (l *memoryLane) parked() int { return l.fresh.len() + l.retries.len() }
 
 func (l *memoryLane) park(it *item) {
 	it.State, it.RetryAt = StateParked, time.Time{}
 	if it.Attempts == 0 {
-		heap.Push(&l.fresh, it)
+		l.fresh.insert(it, func(a, b *item) bool { return a.Seq < b.Seq })
 	} else {
 		l.retries.push(it)
 	}
@@ -148,10 +148,10 @@ func (l *memoryLane) park(it *item) {
 // unpark takes out the next that Release frees.
 func (l *memoryLane) unpark() *item {
 	l.freed++
-	if l.retries.len() > 0 && (len(l.fresh) == 0 || l.freed%4 == 0) {
+	if l.retries.len() > 0 && (l.fresh.len() == 0 || l.freed%4 == 0) {
 		return l.retries.pop()
 	}
-	return heap.Pop(&l.fresh).(*item)
+	return l.fresh.pop()
 }
 
 type chainKey struct{ lane, call string }

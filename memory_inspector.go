@@ -3,7 +3,6 @@ package callhook
 import (
 	"bytes"
 	"cmp"
-	"container/heap"
 	"context"
 	"fmt"
 	"maps"
@@ -192,10 +191,9 @@ func (q *MemoryQueue) erase(it *item) {
 		q.chains[chainKey{it.Lane, it.Call}].blocked.remove(is)
 	case it.State == StateWaiting:
 		q.unwait(it)
-	case it.State == StateParked && it.Attempts > 0:
-		it.lane.retries.remove(is)
 	case it.State == StateParked:
-		heap.Remove(&it.lane.fresh, slices.Index(it.lane.fresh, it))
+		it.lane.retries.remove(is)
+		it.lane.fresh.remove(is)
 	}
 	q.bytes -= it.size
 	it.lane.counts.Pending--
