@@ -327,6 +327,9 @@ func (c *compiler) variables(all []Variable) (out []declared) {
 		}
 		seen[v.Name] = true
 		d := declared{Variable: v}
+		if v.MaxLength < 0 || v.MaxLength > maxVariableBytes {
+			c.fault(at+".max_length", "%d is not possible: it must be from 1 to %d characters", v.MaxLength, maxVariableBytes)
+		}
 		if v.Type != "" && !slices.Contains(variableTypes, v.Type) {
 			c.fault(at+".type", "%.80q is not a type%s: use %s", v.Type, suggest.DidYouMean(v.Type, variableTypes), strings.Join(variableTypes, ", "))
 		} else if v.Default != nil {

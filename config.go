@@ -51,6 +51,9 @@ type Variable struct {
 	// another type is converted if nothing is lost by it ("42" for a number) and
 	// dropped otherwise. Empty means any.
 	Type string `json:"type,omitempty"`
+	// MaxLength is how many characters its text may have: a longer one in a reply is
+	// dropped. Zero means 4 KiB.
+	MaxLength int `json:"max_length,omitempty"`
 	// Default is its value where neither the call nor the reply gives one.
 	Default any `json:"default,omitempty"`
 	// Locked keeps a reply from changing it.

@@ -24,10 +24,8 @@ func ReadReply(c *Config, contentType string, body []byte) (*PreCallResult, erro
 	if err != nil {
 		return nil, err
 	}
-	res := new(PreCallResult)
-	a.merge(nil, answer.entries, res)
-	res.Changes = append(res.Changes, answer.changes...)
-	res.Directives, res.Dialect = answer.directives, answer.dialect
+	res := &PreCallResult{Outcome: OutcomeEmpty}
+	a.merge(nil, answer, res)
 	return res, nil
 }
 

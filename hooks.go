@@ -43,6 +43,10 @@ type Options struct {
 	// more want to run, tenants take turns, and the webhooks of each; those whose
 	// endpoints have not answered well get at most half.
 	Concurrency int
+	// NormalizeNumber writes phone numbers in one way, like E.164, before they are
+	// looked up or sent: call.from, call.to and call.forwarded_from, where they are
+	// not withheld. Nil means as the call has them.
+	NormalizeNumber func(number string) string
 	// KeepCalls keeps the whole record of a call with each of its deliveries, so
 	// that [Hooks.Rebuild] can build dead letters anew. Without it a queue holds only
 	// what the webhooks selected.
@@ -68,6 +72,7 @@ type Hooks struct {
 	secrets SecretFunc
 	client  *egress.Client
 	lanes   lanes
+	lookups lookups
 	log     *slog.Logger
 	trace   Trace
 	stats   stats
@@ -76,6 +81,7 @@ type Hooks struct {
 
 	keepCalls bool
 	numberKey []byte
+	normalize func(string) string
 }
 
 // The errors of the verbs.
@@ -104,8 +110,10 @@ func New(o Options) (*Hooks, error) {
 		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial}),
 		log:     o.Logger,
 
-		keepCalls: o.KeepCalls, numberKey: slices.Clone(o.NumberKey),
+		keepCalls: o.KeepCalls, numberKey: slices.Clone(o.NumberKey), normalize: o.NormalizeNumber,
 	}
+	h.lookups.h, h.lookups.flights, h.lookups.lanes = h, map[lookupKey]*flight{}, map[*preCall]*lookupLane{}
+	h.lookups.stop, h.lookups.end = context.WithCancel(context.Background())
 	if h.queue == nil {
 		h.queue, h.owned = NewMemoryQueue(nil), true
 	}
@@ -219,7 +227,7 @@ func (h *Hooks) CallStatus(ctx context.Context, call *Call) error {
 	case call.Sequence <= 0 && call.StatusAt.IsZero():
 		return fmt.Errorf("%w: call.sequence and call.status_at are empty: CallStatus needs one of them to tell this change from another to the same status", ErrInvalidCall)
 	}
-	return h.raise(ctx, call, func(a *agent) (ds []*Delivery) {
+	return h.raise(ctx, call, func(a *agent, call *Call) (ds []*Delivery) {
 		for _, w := range a.status {
 			if len(w.statuses) == 0 || slices.Contains(w.statuses, call.Status) {
 				ds = append(ds, h.delivery(a, w, call))
@@ -243,7 +251,7 @@ func (h *Hooks) PostCall(ctx context.Context, call *Call) error {
 	if call.EndedAt.IsZero() {
 		return fmt.Errorf("%w: call.ended_at is empty: set it before PostCall", ErrInvalidCall)
 	}
-	return h.raise(ctx, call, func(a *agent) (ds []*Delivery) {
+	return h.raise(ctx, call, func(a *agent, call *Call) (ds []*Delivery) {
 		for _, w := range a.postCall {
 			if w.on == OnEnded || !call.AnalyzedAt.IsZero() {
 				ds = append(ds, h.delivery(a, w, call))
@@ -254,12 +262,13 @@ func (h *Hooks) PostCall(ctx context.Context, call *Call) error {
 }
 
 // raise builds an event's deliveries and stores them together.
-func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Delivery) error {
+func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call) []*Delivery) error {
 	if h.closed.Load() {
 		return ErrClosed
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
+	call = h.normal(call)
 	a, err := h.agents.find(ctx, ConfigRef{call.TenantID, call.AgentID, call.ConfigRevision})
 	if errors.Is(err, ErrNoConfig) {
 		h.stats.skip(ReasonNoConfig)
@@ -268,7 +277,7 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent) []*Del
 	if err != nil {
 		return err
 	}
-	ds := build(a)
+	ds := build(a, call)
 	if len(ds) == 0 {
 		h.stats.skip(ReasonNoWebhook)
 		return nil
@@ -337,7 +346,11 @@ func (h *Hooks) Resume(ctx context.Context, l LaneRef) error {
 
 // Lanes returns the webhooks whose deliveries are under way or cannot go at
 // present, and why, as this process sees them.
-func (h *Hooks) Lanes() []LaneState { return h.lanes.states() }
+func (h *Hooks) Lanes() []LaneState {
+	all := append(h.lanes.states(), h.lookups.states()...)
+	slices.SortFunc(all, func(a, b LaneState) int { return a.LaneRef.compare(b.LaneRef) })
+	return all
+}
 
 // Close closes idle connections, and the queue if New made it. End Run before, by
 // its ctx. Close may be called again. After it PreCall falls back to defaults and
@@ -346,6 +359,8 @@ func (h *Hooks) Close() error {
 	if h.closed.Swap(true) {
 		return nil
 	}
+	h.lookups.end()
+	h.lookups.cache.close()
 	h.client.CloseIdle()
 	if h.owned {
 		return h.queue.Close()

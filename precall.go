@@ -46,21 +46,84 @@ type PreCallResult struct {
 	Reply json.RawMessage
 	// Elapsed is how long the verb took.
 	Elapsed time.Duration
-	// Attempts is how many requests were made.
-	Attempts int
-	// Late is for an answer that comes after the time was up. It is never nil, and
-	// closed when nothing (more) comes; no webhook waits for late answers yet, so
-	// it is closed always.
+	// Attempts is how many requests were made, and Hedges how many of them were
+	// second ones beside a slow first. Timing is that of the request whose answer
+	// was used. A request may be shared with other calls.
+	Attempts, Hedges int
+	Timing           Timing
+	// Missing names the variables that response.required asks for and that have no
+	// value, neither from the reply nor from the call nor a default.
+	Missing []string
+	// Late is for an answer that comes after the time was up, where the webhook has
+	// "late_for": it gets at most one result, merged by the same rules, and is
+	// closed when nothing (more) comes. It is never nil, and need not be read.
 	Late <-chan *PreCallResult
+}
 
-	replied bool
+// Timing tells where the time of a request went. DNS, Connect and TLS are zero on a
+// kept connection.
+type Timing struct {
+	DNS, Connect, TLS time.Duration
+	FirstByte         time.Duration // from the start to the first byte of the answer
+	Body              time.Duration // from its headers to its end
+}
+
+// String returns one line for a log: the outcome and how it came about, without
+// anything that the call or the reply said.
+func (r *PreCallResult) String() string {
+	b := fmt.Appendf(nil, "%s in %s", r.Outcome, r.Elapsed.Round(100*time.Microsecond))
+	if r.Status != 0 {
+		b = fmt.Appendf(b, ", status %d", r.Status)
+	}
+	if r.Dialect != "" {
+		b = fmt.Appendf(b, ", dialect %s", r.Dialect)
+	}
+	if r.Attempts > 0 {
+		b = fmt.Appendf(b, ", attempts %d", r.Attempts)
+	}
+	if r.Hedges > 0 {
+		b = fmt.Appendf(b, " (hedges %d)", r.Hedges)
+	}
+	for _, part := range []struct {
+		name string
+		took time.Duration
+	}{{"dns", r.Timing.DNS}, {"connect", r.Timing.Connect}, {"tls", r.Timing.TLS}, {"first byte", r.Timing.FirstByte}, {"body", r.Timing.Body}} {
+		if part.took > 0 {
+			b = fmt.Appendf(b, ", %s %s", part.name, part.took.Round(100*time.Microsecond))
+		}
+	}
+	counts := map[Action]int{}
+	reasons := map[Reason]int{}
+	for _, c := range r.Changes {
+		counts[c.Action]++
+		if c.Reason != "" {
+			reasons[c.Reason]++
+		}
+	}
+	for _, action := range []Action{ActionSet, ActionOverrode, ActionDropped} {
+		if n := counts[action]; n > 0 {
+			b = fmt.Appendf(b, ", %s %d", action, n)
+		}
+	}
+	for i, reason := range slices.Sorted(maps.Keys(reasons)) {
+		b = fmt.Appendf(b, "%s%s %d", []string{" (", ", "}[min(i, 1)], reason, reasons[reason])
+		if i == len(reasons)-1 {
+			b = append(b, ')')
+		}
+	}
+	if n := len(r.Missing); n > 0 {
+		b = fmt.Appendf(b, ", missing %d", n)
+	}
+	if r.Err != nil {
+		b = fmt.Appendf(b, ": %s", plainText(r.Err))
+	}
+	return string(b)
 }
 
 // Outcome says in a word how a lookup went.
 type Outcome string
 
-// The outcomes of a lookup. Cached, stale and open are for what lookups cannot do
-// yet.
+// The outcomes of a lookup.
 const (
 	OutcomeApplied Outcome = "applied" // the reply gave variables
 	OutcomeEmpty   Outcome = "empty"   // the reply gave none: nobody by that number
@@ -104,6 +167,13 @@ type preCall struct {
 	payload    *body          // or the envelope
 	directions []Direction
 	response   response
+
+	hedgeAfter      time.Duration
+	hedgeShare      float64
+	cache, staleFor time.Duration
+	cacheKey        []template.Part
+	lateFor         time.Duration
+	skipWithheld    bool
 }
 
 func (c *compiler) preCall(w *PreCallWebhook) *preCall {
@@ -127,6 +197,7 @@ func (c *compiler) preCall(w *PreCallWebhook) *preCall {
 		p.directions = []Direction{Inbound}
 	}
 	p.response = c.response(&w.Response, at+".response")
+	c.patience(p, w, at)
 	p.paths = c.paths
 	return p
 }
@@ -139,7 +210,9 @@ func (c *compiler) preCall(w *PreCallWebhook) *preCall {
 //
 // It looks up inbound calls unless the config says otherwise, makes one more
 // attempt only when the connection could not be made and there is time left, and
-// treats what comes back as untrusted text. It is safe for concurrent use.
+// treats what comes back as untrusted text. Calls that ask the same at the same
+// time share one request. An endpoint that fails, or seldom answers in time, is
+// not asked for a while: see [OutcomeOpen]. It is safe for concurrent use.
 func (h *Hooks) PreCall(ctx context.Context, call *Call) *PreCallResult {
 	start := time.Now()
 	res := &PreCallResult{Variables: Variables{}, Outcome: OutcomeSkipped, Late: closed}
@@ -160,7 +233,7 @@ func (h *Hooks) PreCall(ctx context.Context, call *Call) *PreCallResult {
 	return res
 }
 
-// personalise fills in res, first with what there is without an answer.
+// personalise fills in res.
 func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, res *PreCallResult) {
 	if res.Err = call.check("PreCall"); res.Err != nil {
 		res.Outcome = OutcomeFailed
@@ -175,9 +248,14 @@ func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, re
 		return
 	}
 	res.Revision = a.config.Revision
-	a.merge(call.Variables, nil, res)
+	answered := false
+	defer func() {
+		if !answered { // also after a panic
+			a.merge(call.Variables, reading{}, res)
+		}
+	}()
 	p := a.preCall
-	if p == nil || p.paused || !slices.Contains(p.directions, cmp.Or(call.Direction, Inbound)) {
+	if p == nil || p.paused || !slices.Contains(p.directions, cmp.Or(call.Direction, Inbound)) || p.skipWithheld && Withheld(call.customer()) {
 		return
 	}
 	if h.closed.Load() {
@@ -186,25 +264,175 @@ func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, re
 	}
 	ctx, cancel := context.WithDeadline(ctx, start.Add(p.timeout))
 	defer cancel()
-	deadline, _ := ctx.Deadline() // the caller's, where that is earlier
-	answer, err := h.lookUp(ctx, a, call, res)
-	var refusal *StatusError
+	answer, err := h.lookUp(ctx, a, h.normal(call), res, start)
 	switch {
 	case err == nil:
-		res.Changes = nil
-		a.merge(call.Variables, answer.entries, res)
-		res.Changes = append(res.Changes, answer.changes...)
-		res.Directives, res.Dialect, res.Reply = answer.directives, answer.dialect, answer.raw
-		if res.Outcome = OutcomeEmpty; res.replied {
-			res.Outcome = OutcomeApplied
-		}
+		answered = true
+		a.merge(call.Variables, answer, res)
 	case errors.Is(err, ErrNotUnique):
 		res.Outcome, res.Err, res.Reply = OutcomeEmpty, err, answer.raw
-	case !time.Now().Before(deadline) && !errors.As(err, &refusal): // ctx itself may be a moment behind
-		res.Outcome = OutcomeTimeout
-		res.Err = fmt.Errorf("callhook: no answer within %s: %w", deadline.Sub(start).Round(time.Millisecond), context.DeadlineExceeded)
-	default:
+	case res.Outcome == OutcomeSkipped: // nothing said more
 		res.Outcome, res.Err = OutcomeFailed, err
+	}
+}
+
+// lookUp returns the reply about the call, and sets the outcome and what led to it.
+func (h *Hooks) lookUp(ctx context.Context, a *agent, call *Call, res *PreCallResult, start time.Time) (reading, error) {
+	p := a.preCall
+	q, err := p.question(a, call)
+	if err != nil {
+		return reading{}, err
+	}
+	var kept *cached
+	if q.key != "" && p.cache+p.staleFor > 0 {
+		kept = h.lookups.cache.get(lookupKey{p, q.key}, start)
+	}
+	if kept != nil {
+		switch fresh, _ := kept.age(start); {
+		case fresh:
+			res.Outcome, res.Status = OutcomeCached, kept.status
+			return kept.answer, nil
+		case p.cache > 0: // it serves while somebody looks
+			h.lookups.join(ctx, q, true)
+			res.Outcome, res.Status = OutcomeStale, kept.status
+			return kept.answer, nil
+		}
+	}
+	answer, err := h.wait(ctx, a, call, q, res, start)
+	if err != nil && kept != nil && !errors.Is(err, ErrNotUnique) {
+		res.Outcome, res.Err, res.Status = OutcomeStale, err, kept.status
+		return kept.answer, nil
+	}
+	return answer, err
+}
+
+// wait asks, or joins who asks already, until there is an answer or the time is up.
+func (h *Hooks) wait(ctx context.Context, a *agent, call *Call, q *question, res *PreCallResult, start time.Time) (reading, error) {
+	deadline, _ := ctx.Deadline() // the caller's, where that is earlier
+	if err := ctx.Err(); err != nil && time.Now().Before(deadline) {
+		return reading{}, &TransportError{err} // the caller has hung up
+	}
+	for {
+		f, joined := h.lookups.join(ctx, q, false)
+		if f == nil {
+			res.Outcome = OutcomeOpen
+			return reading{}, errOpen
+		}
+		select {
+		case <-f.done:
+			h.lookups.leave(f, false, nil)
+			var refusal *StatusError
+			late := !time.Now().Before(deadline) // ctx itself may be a moment behind
+			switch {
+			case f.err == nil || errors.As(f.err, &refusal):
+			case late:
+				h.overdue(f, res, start, deadline)
+				return reading{}, res.Err
+			case joined && errors.Is(f.err, context.DeadlineExceeded):
+				continue // the time of who asked is up, and ours is not
+			}
+			res.took(f)
+			if f.err == nil {
+				res.Outcome = OutcomeEmpty // unless variables come out of it
+			}
+			return f.answer, f.err
+		case <-ctx.Done():
+			h.overdue(f, res, start, deadline)
+			if hungUp := time.Now().Before(deadline); hungUp {
+				h.lookups.leave(f, false, nil)
+				res.Outcome, res.Err = OutcomeFailed, &TransportError{ctx.Err()}
+				return reading{}, res.Err
+			}
+			then, late := h.awaits(a, call)
+			if !h.lookups.leave(f, time.Since(start) >= a.preCall.timeout, then) {
+				late = closed
+			}
+			res.Late = late
+			return reading{}, res.Err
+		}
+	}
+}
+
+// errOpen says that the endpoint was not asked. It stays inside: the outcome says it.
+var errOpen = errors.New("callhook: the endpoint is down and was not asked")
+
+// overdue says that the time is up.
+func (h *Hooks) overdue(f *flight, res *PreCallResult, start, deadline time.Time) {
+	res.Outcome = OutcomeTimeout
+	res.saw(f)
+	if code := res.Status; code != 0 && code != http.StatusNotFound && (code < 200 || code > 299) { // it only was not read to its end
+		res.Outcome, res.Err = OutcomeFailed, &StatusError{code}
+		return
+	}
+	res.Err = fmt.Errorf("callhook: no answer within %s: %w", deadline.Sub(start).Round(time.Millisecond), context.DeadlineExceeded)
+}
+
+func (r *PreCallResult) saw(f *flight) {
+	r.Attempts, r.Hedges, r.Status = int(f.attempts.Load()), int(f.hedges.Load()), int(f.status.Load())
+}
+
+// took takes over what a request that ended tells of itself.
+func (r *PreCallResult) took(f *flight) {
+	r.saw(f)
+	r.Timing = Timing{f.timing.DNS, f.timing.Connect, f.timing.TLS, f.timing.FirstByte, f.body}
+}
+
+// awaits returns what makes a result of a late answer, merged as one in time would
+// have been, and where it arrives; nil where the config does not want it.
+func (h *Hooks) awaits(a *agent, call *Call) (then func(*flight), late chan *PreCallResult) {
+	if a.preCall.lateFor == 0 {
+		return nil, closed
+	}
+	late = make(chan *PreCallResult, 1)
+	variables, start := maps.Clone(call.Variables), time.Now().Add(-a.preCall.timeout)
+	return func(f *flight) {
+		defer close(late)
+		if f.err != nil {
+			return
+		}
+		r := &PreCallResult{Revision: a.config.Revision, Outcome: OutcomeEmpty, Late: closed}
+		r.took(f)
+		if h.survive(func() { a.merge(variables, f.answer, r) }) == nil {
+			r.Elapsed = time.Since(start)
+			late <- r
+		}
+	}, late
+}
+
+// patience compiles what says how long a reply is worth waiting for, and how long it
+// is worth keeping.
+func (c *compiler) patience(p *preCall, w *PreCallWebhook, at string) {
+	within := func(d Duration, most time.Duration, at string) time.Duration {
+		if d < 0 || time.Duration(d) > most {
+			c.fault(at, "%s is not possible: it must be more than 0 and at most %s", d, Duration(most))
+		}
+		return time.Duration(d)
+	}
+	p.hedgeAfter = within(w.HedgeAfter, p.timeout, at+".hedge_after")
+	if p.hedgeAfter > 0 && p.method != http.MethodGet && !w.Idempotent {
+		c.fault(at+".hedge_after", `it may send a POST twice: say "idempotent": true if that does no harm, or leave it out`)
+	}
+	if p.hedgeShare = w.HedgeShare; p.hedgeShare == 0 {
+		p.hedgeShare = hedgeShare
+	} else if !(p.hedgeShare > 0 && p.hedgeShare <= 1) {
+		c.fault(at+".hedge_share", "%g is not possible: it must be more than 0 and at most 1, the share of lookups that may be sent twice", p.hedgeShare)
+	}
+	p.cache = within(w.Cache, 24*time.Hour, at+".cache")
+	p.staleFor = within(w.StaleFor, 24*time.Hour, at+".stale_for")
+	p.lateFor = within(w.LateFor, maxLateTime, at+".late_for")
+	if w.CacheKey != "" {
+		parts, err := template.ParseText(w.CacheKey, c.scope(TypePreCall), template.Options{})
+		if err != nil {
+			c.fault(at+".cache_key", "%s", err)
+		}
+		p.cacheKey = parts
+	}
+	switch w.Withheld {
+	case "", WithheldSend:
+	case WithheldSkip:
+		p.skipWithheld = true
+	default:
+		c.fault(at+".withheld", `%.40q is not possible: "send" looks up callers without a number too, "skip" does not`, w.Withheld)
 	}
 }
 
@@ -217,66 +445,6 @@ func (p *preCall) body(r *rendering) ([]byte, error) {
 		return p.template.Append(make([]byte, 0, 512), r)
 	}
 	return nil, nil
-}
-
-// lookUp makes the request and understands the reply.
-func (h *Hooks) lookUp(ctx context.Context, a *agent, call *Call, res *PreCallResult) (answer reading, err error) {
-	p := a.preCall
-	secrets, err := p.resolve(ctx, h.secrets)
-	if err != nil {
-		return answer, err
-	}
-	r := a.render(call, p.ref.Webhook, EventInbound, call.StartedAt, "inbound")
-	body, err := p.body(r)
-	if err != nil {
-		return answer, err
-	}
-	req, err := p.request(ctx, r.event.ID, body, r.text, secrets)
-	if err != nil {
-		return answer, err
-	}
-	resp, err := h.exchange(ctx, req, res)
-	if err != nil {
-		return answer, err
-	}
-	defer resp.Body.Close()
-	res.Status = resp.StatusCode
-	if resp.StatusCode == http.StatusNotFound { // nobody by that number
-		egress.Drain(resp)
-		return answer, nil
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		egress.Drain(resp)
-		return answer, &StatusError{resp.StatusCode}
-	}
-	reply, truncated, err := egress.ReadBody(resp, maxReplyBytes)
-	if err != nil {
-		return answer, transportError(err)
-	}
-	if truncated {
-		return answer, fmt.Errorf("%w: it is larger than %d bytes", ErrBadReply, maxReplyBytes)
-	}
-	return p.response.read(ctx, resp.Header.Get("Content-Type"), reply)
-}
-
-// exchange makes the request, and makes it once more when no connection could be
-// made and most of the time is left.
-func (h *Hooks) exchange(ctx context.Context, req *http.Request, res *PreCallResult) (*http.Response, error) {
-	start := time.Now()
-	deadline, _ := ctx.Deadline()
-	for {
-		res.Attempts++
-		resp, err := h.client.Do(req)
-		if err == nil {
-			return resp, nil
-		}
-		if res.Attempts > 1 || ctx.Err() != nil || !egress.IsConnectError(err) || time.Since(start) > deadline.Sub(start)/2 {
-			return nil, transportError(err)
-		}
-		if req.GetBody != nil {
-			req.Body, _ = req.GetBody()
-		}
-	}
 }
 
 // TransportError is the error of a request that got no answer. Its text holds

@@ -355,7 +355,7 @@ func TestPreCall(t *testing.T) {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			return ctx, cancel
-		}}, result{callhook.OutcomeFailed, 0, 1, 0, "there"}, is(context.Canceled)},
+		}}, result{callhook.OutcomeFailed, 0, 0, 0, "there"}, is(context.Canceled)},
 
 		{"skipped: outbound", lookup{answer: ada, call: call(func(c *callhook.Call) { c.Direction = callhook.Outbound })},
 			result{callhook.OutcomeSkipped, 0, 0, 0, "there"}, isNil},
@@ -833,7 +833,7 @@ func TestPreCallTogether(t *testing.T) {
 		for i := range 30 {
 			wg.Go(func() {
 				call := inbound()
-				call.ID = fmt.Sprint(i)
+				call.ID, call.From = fmt.Sprint(i), fmt.Sprintf("+4420794601%02d", i)
 				res := h.PreCall(t.Context(), call)
 				practice, _ := res.Variables["practice"].(map[string]any)
 				if res.Variables["who"] != call.ID || practice["name"] != "Brightwater" || len(practice) != 2 || practice["open"].([]any)[0] != "8:00" {

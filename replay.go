@@ -3,13 +3,9 @@ package callhook
 import (
 	"cmp"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode"
 )
 
 // Rebuild builds dead letters that match f anew, from the calls that they were made
@@ -108,47 +104,4 @@ func (h *Hooks) keep(a *agent, call *Call, ds []*Delivery) {
 	for _, d := range ds {
 		d.Record, d.Numbers = record, numbers
 	}
-}
-
-// numbers returns the hashes of the call's phone numbers.
-func (h *Hooks) numbers(call *Call) (out []string) {
-	if len(h.numberKey) == 0 {
-		return nil
-	}
-	seen := map[string]bool{"": true}
-	add := func(number string) {
-		if hash := h.NumberHash(number); !seen[hash] {
-			seen[hash] = true
-			out = append(out, hash)
-		}
-	}
-	add(call.From)
-	add(call.To)
-	add(call.ForwardedFrom)
-	for i := range call.Transfers {
-		add(call.Transfers[i].To)
-	}
-	return out
-}
-
-// NumberHash returns the hash under which a queue knows a phone number, for
-// [Filter.Number]: an HMAC-SHA256 with [Options.NumberKey], of its digits alone, so
-// that +44 20 7946 0123 is +442079460123, or of the text in lower case where it has
-// other letters, like sip:ada@example.com. It is empty without a key or a number.
-func (h *Hooks) NumberHash(number string) string {
-	number = strings.ToLower(strings.TrimSpace(number))
-	if !strings.ContainsFunc(number, unicode.IsLetter) {
-		number = strings.Map(func(r rune) rune {
-			if r < '0' || r > '9' {
-				return -1
-			}
-			return r
-		}, number)
-	}
-	if len(h.numberKey) == 0 || number == "" {
-		return ""
-	}
-	mac := hmac.New(sha256.New, h.numberKey)
-	mac.Write([]byte(number))
-	return idEncoding.EncodeToString(mac.Sum(nil)[:16])
 }

@@ -128,6 +128,7 @@ type response struct {
 	dialect  *dialect
 	unique   string
 	allowed  []string
+	required []string
 	declared map[string]int // the config's variables: where they stand in it
 }
 
@@ -174,6 +175,15 @@ func (c *compiler) response(r *Response, at string) (out response) {
 		}
 	}
 	out.allowed = r.Directives
+	if len(r.Required) > maxVariables {
+		c.fault(at+".required", "there are %d; at most %d are possible", len(r.Required), maxVariables)
+	}
+	for i, name := range r.Required {
+		if reservedVariable(name) || !template.IsName(name) {
+			c.fault(fmt.Sprintf("%s.required[%d]", at, i), "%.80q cannot be the name of a variable: use letters, digits and _, begin with a letter or _; call and system are reserved", name)
+		}
+	}
+	out.required = r.Required
 	return out
 }
 

@@ -136,12 +136,17 @@ func (h *Hooks) begin(ctx context.Context, f func() context.Context) (given cont
 func (h *Hooks) survive(f func()) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			h.log.Error("callhook: a function of the host's panicked", "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("callhook: panic: %v", p)
+			err = h.panicked(p)
 		}
 	}()
 	f()
 	return nil
+}
+
+// panicked returns the error of a panic that was recovered.
+func (h *Hooks) panicked(p any) error {
+	h.log.Error("callhook: a function of the host's panicked", "panic", p, "stack", string(debug.Stack()))
+	return fmt.Errorf("callhook: panic: %v", p)
 }
 
 // laneChanged tells that a lane went down or came up.

@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"bytes"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -230,9 +231,12 @@ type entry struct {
 	reason   Reason
 }
 
-// merge puts defaults, the call's variables and a reply together.
-func (a *agent) merge(call Variables, reply []entry, res *PreCallResult) {
+// merge puts defaults, the call's variables and a reply together, and what else the
+// reply says. A reply that gives variables makes an empty outcome an applied one.
+func (a *agent) merge(call Variables, answer reading, res *PreCallResult) {
+	reply := answer.entries
 	res.Variables = make(Variables, len(a.variables)+len(call)+len(reply))
+	res.Changes = nil
 	index := make(map[string]int, len(res.Variables))
 	set := func(name string, value any, from Origin) {
 		res.Variables[name] = value
@@ -283,7 +287,32 @@ func (a *agent) merge(call Variables, reply []entry, res *PreCallResult) {
 			delete(res.Variables, name)
 		}
 	}
-	res.replied = taken > 0
+	if taken > 0 && res.Outcome == OutcomeEmpty {
+		res.Outcome = OutcomeApplied
+	}
+	if answer.raw != nil {
+		res.Changes = append(res.Changes, answer.changes...)
+		res.Directives, res.Dialect, res.Reply = answer.directives.unshared(), answer.dialect, bytes.Clone(answer.raw)
+	}
+	if a.preCall != nil {
+		for _, name := range a.preCall.response.required {
+			_, plain := res.Variables[name]
+			if _, secret := res.Secrets[name]; !plain && !secret {
+				res.Missing = append(res.Missing, name)
+			}
+		}
+	}
+}
+
+// unshared copies what a runtime could change, since calls may share a reply.
+func (d Directives) unshared() Directives {
+	if d.Metadata != nil {
+		d.Metadata = unshared(map[string]any(d.Metadata)).(map[string]any)
+	}
+	if d.Other != nil {
+		d.Other = unshared(map[string]any(d.Other)).(map[string]any)
+	}
+	return d
 }
 
 // declares returns the declaration of a variable of a reply, nil for none.
@@ -369,7 +398,11 @@ func (e *entry) read(d *declared) (any, Reason) {
 	if d == nil {
 		return value, ""
 	}
-	return coerce(value, d.Type)
+	value, reason := coerce(value, d.Type)
+	if text, ok := value.(string); ok && reason == "" && d.MaxLength > 0 && utf8.RuneCountInString(text) > d.MaxLength {
+		return nil, ReasonTooLong
+	}
+	return value, reason
 }
 
 // decode returns the Go value of a reply's value, cleaned.

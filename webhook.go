@@ -155,7 +155,39 @@ type PreCallWebhook struct {
 	// Response says how the reply is read. Left out, the reply's shape is
 	// recognized.
 	Response Response `json:"response,omitzero"`
+
+	// HedgeAfter sends a second request when the first has not been answered for
+	// so long; the first usable reply counts. Zero means never. It needs GET, or
+	// Idempotent. HedgeShare is the share of lookups that may be sent twice; zero
+	// means 0.1.
+	HedgeAfter Duration `json:"hedge_after,omitempty"`
+	HedgeShare float64  `json:"hedge_share,omitempty"`
+	// Idempotent says that a POST may be sent twice.
+	Idempotent bool `json:"idempotent,omitempty"`
+	// Cache is how long a reply serves again for the same caller, in memory only;
+	// at most 24h. Zero means not at all: it is personal data.
+	Cache Duration `json:"cache,omitempty"`
+	// StaleFor is how much longer a reply is kept, at most 24h. It serves while one
+	// request looks for a newer one; and without Cache only when the endpoint
+	// fails.
+	StaleFor Duration `json:"stale_for,omitempty"`
+	// CacheKey is a text with placeholders that says which calls get the same
+	// reply. Empty means those with the same from and to. Calls from withheld
+	// numbers share nothing.
+	CacheKey string `json:"cache_key,omitempty"`
+	// LateFor is how long after Timeout a reply is still waited for, at most 1m. It
+	// arrives on [PreCallResult.Late]. Zero means not at all.
+	LateFor Duration `json:"late_for,omitempty"`
+	// Withheld says whether callers who withhold their number are looked up: "send"
+	// (the default), or "skip". See [Withheld].
+	Withheld string `json:"withheld,omitempty"`
 }
+
+// The values of [PreCallWebhook.Withheld].
+const (
+	WithheldSend = "send"
+	WithheldSkip = "skip"
+)
 
 // Response says how the reply to a pre-call lookup is read.
 type Response struct {
@@ -168,6 +200,9 @@ type Response struct {
 	// Unique is the path of an array of matches, or of their number. More than
 	// one match gives no variables: two people may share a number.
 	Unique string `json:"unique,omitempty"`
+	// Required are variables that the agent cannot do well without: those that
+	// have no value are reported in [PreCallResult.Missing]. The call goes on.
+	Required []string `json:"required,omitempty"`
 	// Directives are the directives that a reply may give, by name, like
 	// "language" (see [Directives]). Others are dropped and reported.
 	Directives []string `json:"directives,omitempty"`

@@ -70,6 +70,7 @@ type Client struct {
 	custom    func(ctx context.Context, network, addr string) (net.Conn, error) // Options.Dial
 	guard     *ssrf.Guardian
 	tls       *tls.Config
+	ahead     ahead
 }
 
 // New returns a Client. It opens nothing and starts no goroutine. What an exchange starts ends with it, except for connections
@@ -154,8 +155,10 @@ func (c *Client) do(req *http.Request, ex *exchange) (*http.Response, error) {
 	}
 	resp, err := c.transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		ex.fail()
-		return nil, err
+		if context.Cause(ex) != ErrSuperseded { // another exchange may use what it was dialling
+			ex.fail()
+		}
+		return nil, ex.onAhead(err)
 	}
 	resp.Request = req
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -166,8 +169,15 @@ func (c *Client) do(req *http.Request, ex *exchange) (*http.Response, error) {
 	return resp, nil
 }
 
+// ErrSuperseded is the cause with which to cancel the context of an exchange whose answer is not wanted any more, while its
+// connection may be: a dial under way goes on, and what it gives is kept for the next exchange.
+var ErrSuperseded = errors.New("another request was faster")
+
 // CloseIdle closes the connections that are not in use and ends dials that nobody waits for. The Client stays usable.
-func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
+func (c *Client) CloseIdle() {
+	c.ahead.close()
+	c.transport.CloseIdleConnections()
+}
 
 // CheckHost returns a [*BlockedError] if host is a literal IP address that Do would refuse to dial, and nil for every name,
 // about which nothing is known before it is resolved. An address may stand in brackets, have a zone, and end in a dot, but
@@ -245,6 +255,7 @@ type exchange struct {
 	dials  []context.CancelFunc
 	start  time.Time // where the timing is wanted
 	timing Timing
+	ahead  bool // its connection had been made ahead
 }
 
 // note writes down what took how long.
@@ -324,6 +335,14 @@ func dialContext(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // connect dials addr and, where secure, does the TLS handshake.
 func (c *Client) connect(ctx context.Context, network, addr string, secure bool) (net.Conn, error) {
+	if conn := c.ahead.take(addr, secure); conn != nil {
+		ctx.Value(exchangeKey{}).(*exchange).tookAhead()
+		return conn, nil
+	}
+	return c.connectNow(ctx, network, addr, secure)
+}
+
+func (c *Client) connectNow(ctx context.Context, network, addr string, secure bool) (net.Conn, error) {
 	ctx, cancel := dialContext(ctx)
 	defer cancel()
 	ex := ctx.Value(exchangeKey{}).(*exchange)

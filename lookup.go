@@ -1,0 +1,431 @@
+package callhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/callhook-go/callhook/internal/egress"
+	"github.com/callhook-go/callhook/internal/template"
+)
+
+// question is what a lookup asks, built from the call: it can be asked when the call
+// is over.
+type question struct {
+	webhook *preCall
+	id      string
+	body    []byte
+	values  map[string]string // of placeholders in the URL and headers
+	key     string            // of those that get the same reply; empty where none may share it
+	numbers [2]string         // the call's, to be forgotten by
+}
+
+func (q *question) text(e *template.Expr) (string, error) { return q.values[e.Text], nil }
+
+// question builds what is asked about the call.
+func (p *preCall) question(a *agent, call *Call) (*question, error) {
+	r := a.render(call, p.ref.Webhook, EventInbound, call.StartedAt, "inbound")
+	q := &question{webhook: p, id: r.event.ID, numbers: [2]string{bare(call.From), bare(call.To)}}
+	var err error
+	if q.body, err = p.body(r); err != nil {
+		return nil, err
+	}
+	err = p.placeholders(func(e *template.Expr) (err error) {
+		if q.values == nil {
+			q.values = map[string]string{}
+		}
+		q.values[e.Text], err = r.text(e)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case Withheld(call.customer()):
+	case len(p.cacheKey) == 0:
+		q.key = call.From + "\x00" + call.To
+	default:
+		if q.key, err = render(p.cacheKey, r.text, nil); err != nil {
+			return nil, err
+		}
+	}
+	return q, nil
+}
+
+// customer returns the number at the other end.
+func (c *Call) customer() string {
+	if c.Direction == Outbound {
+		return c.To
+	}
+	return c.From
+}
+
+// lookups is what PreCall has going: who asks the same shares a request, replies are
+// kept, and endpoints that do not answer are spared.
+type lookups struct {
+	h     *Hooks
+	cache cache
+	stop  context.Context // ended by Close
+	end   context.CancelFunc
+
+	mu      sync.Mutex
+	flights map[lookupKey]*flight
+	lanes   map[*preCall]*lookupLane
+	late    int // callers that wait for a late answer
+}
+
+// lookupLane is what lookups of one webhook have in common.
+type lookupLane struct {
+	breaker
+	hedges float64 // that may be made now
+}
+
+const (
+	maxLate     = 256 // callers that wait for late answers at once
+	maxHedges   = 10  // saved up
+	hedgeShare  = 0.1 // of lookups, unless told
+	maxLateTime = time.Minute
+)
+
+// flight is a request under way, and who waits for it.
+type flight struct {
+	asked    *question
+	lane     *lookupLane
+	start    time.Time
+	epoch    int
+	cancel   context.CancelFunc
+	refresh  bool // it goes on without anybody
+	attempts atomic.Int32
+	hedges   atomic.Int32
+	status   atomic.Int32 // of the last answer; zero for none
+	done     chan struct{}
+
+	// The rest is guarded by lookups.mu, and fixed when done.
+	waiting int
+	overdue bool // somebody's time ran out
+	late    []func(*flight)
+	found
+}
+
+// found is how a request ended.
+type found struct {
+	answer reading
+	err    error
+	timing egress.Timing
+	body   time.Duration
+}
+
+// usable reports whether nothing better is to be expected.
+func (f *found) usable() bool { return f.err == nil || errors.Is(f.err, ErrNotUnique) }
+
+// lane returns the lane of a webhook as one config has it.
+func (ls *lookups) lane(p *preCall) *lookupLane {
+	l := ls.lanes[p]
+	if l == nil {
+		if len(ls.lanes) >= maxResting {
+			maps.DeleteFunc(ls.lanes, func(_ *preCall, l *lookupLane) bool { return l.clean() })
+		}
+		l = &lookupLane{hedges: 1}
+		ls.lanes[p] = l
+	}
+	return l
+}
+
+// join returns the request for q that is under way, or begins one; nil when the
+// endpoint is to be spared. alone: it is for nobody who waits.
+func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight, joined bool) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	key := lookupKey{q.webhook, q.key}
+	if q.key != "" {
+		if f := ls.flights[key]; f != nil {
+			if !alone {
+				f.waiting++
+			}
+			return f, true
+		}
+	}
+	now := time.Now()
+	l := ls.lane(q.webhook)
+	if !l.enter(now) {
+		return nil, false
+	}
+	l.hedges = min(l.hedges+q.webhook.hedgeShare, maxHedges)
+	f = &flight{asked: q, lane: l, start: now, epoch: ls.cache.now(), refresh: alone, done: make(chan struct{})}
+	if !alone {
+		f.waiting = 1
+	}
+	if q.key != "" {
+		ls.flights[key] = f
+	}
+	ctx, f.cancel = context.WithDeadline(context.WithoutCancel(ctx), now.Add(q.webhook.timeout+q.webhook.lateFor))
+	stop := context.AfterFunc(ls.stop, f.cancel)
+	go func() {
+		defer stop()
+		defer f.cancel()
+		ls.land(f, ls.fly(ctx, f))
+	}()
+	return f, false
+}
+
+func (p *preCall) lane() LaneRef { return LaneRef{p.ref.Tenant, p.ref.Agent, p.ref.Webhook} }
+
+// leave gives up waiting. then is called with a late answer, if it is not nil and
+// one may still come; leave reports whether it will be called.
+func (ls *lookups) leave(f *flight, overdue bool, then func(*flight)) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	f.waiting--
+	f.overdue = f.overdue || overdue
+	select {
+	case <-f.done: // just now
+		if then != nil {
+			go then(f)
+		}
+		return then != nil
+	default:
+	}
+	if then != nil && ls.late < maxLate && ls.stop.Err() == nil {
+		ls.late++
+		f.late = append(f.late, then)
+		return true
+	}
+	if f.waiting == 0 && len(f.late) == 0 && !f.refresh {
+		ls.forgetFlight(f)
+		f.cancel()
+	}
+	return false
+}
+
+func (ls *lookups) forgetFlight(f *flight) {
+	if key := (lookupKey{f.asked.webhook, f.asked.key}); ls.flights[key] == f {
+		delete(ls.flights, key)
+	}
+}
+
+// land ends a flight.
+func (ls *lookups) land(f *flight, r found) {
+	now := time.Now()
+	ls.mu.Lock()
+	f.found = r
+	ls.forgetFlight(f)
+	late := f.late
+	ls.late -= len(late)
+	v := f.verdict(now)
+	if p := f.asked.webhook; r.err == nil && f.asked.key != "" && p.cache+p.staleFor > 0 {
+		ls.cache.put(&cached{lookupKey{p, f.asked.key}, f.asked, r.answer, int(f.status.Load()), now}, f.epoch)
+	}
+	changed := f.lane.leave(v, now)
+	close(f.done)
+	ls.mu.Unlock()
+	if changed {
+		ls.h.laneChanged(f.lane.state(f.asked.webhook.lane()))
+	}
+	for _, then := range late {
+		then(f)
+	}
+}
+
+// verdict is what a flight told about its endpoint.
+func (f *flight) verdict(now time.Time) verdict {
+	took, budget := now.Sub(f.start), f.asked.webhook.timeout
+	var status *StatusError
+	var transport *TransportError
+	switch {
+	case errors.As(f.err, &status) && status.Status < 500 && status.Status >= 400:
+		return unclear
+	case f.overdue || took >= budget:
+		return broken
+	case f.usable():
+		if float64(took) > slowPart*float64(budget) {
+			return sluggish
+		}
+		return fine
+	case errors.As(f.err, &status):
+		return broken
+	case errors.As(f.err, &transport) && f.attempts.Load() > 0 && !errors.Is(f.err, context.Canceled):
+		return broken
+	}
+	return unclear // everybody hung up; or nothing was asked
+}
+
+// fly asks, and once more beside it when the first takes long and that is wanted.
+func (ls *lookups) fly(ctx context.Context, f *flight) (r found) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.err = ls.h.panicked(p)
+		}
+	}()
+	p := f.asked.webhook
+	if p.hedgeAfter == 0 {
+		return ls.h.ask(ctx, f)
+	}
+	legs, running := make(chan found, 2), 0
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(egress.ErrSuperseded)
+	start := func() {
+		running++
+		go func() {
+			var r found
+			defer func() {
+				if p := recover(); p != nil {
+					r.err = ls.h.panicked(p)
+				}
+				legs <- r
+			}()
+			r = ls.h.ask(ctx, f)
+		}()
+	}
+	start()
+	timer := time.NewTimer(p.hedgeAfter)
+	defer timer.Stop()
+	for {
+		select {
+		case r := <-legs:
+			if running--; r.usable() || running == 0 {
+				return r
+			}
+		case <-timer.C:
+			if ls.mayHedge(f.lane) {
+				f.hedges.Add(1)
+				start()
+			}
+		}
+	}
+}
+
+func (ls *lookups) mayHedge(l *lookupLane) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.hedges < 1 {
+		return false
+	}
+	l.hedges--
+	return true
+}
+
+// ask makes one request, and understands the reply.
+func (h *Hooks) ask(ctx context.Context, f *flight) (r found) {
+	p, q := f.asked.webhook, f.asked
+	secrets, err := p.resolve(ctx, h.secrets)
+	if err != nil {
+		return found{err: err}
+	}
+	req, err := p.request(ctx, q.id, q.body, q.text, secrets)
+	if err != nil {
+		return found{err: err}
+	}
+	if _, ok := req.Header["Idempotency-Key"]; !ok {
+		req.Header["Idempotency-Key"] = nil // a lookup changes nothing: net/http may repeat it on a connection that died in the pool
+	}
+	resp, err := h.exchange(f, req, &r)
+	if err != nil {
+		r.err = err
+		return r
+	}
+	defer resp.Body.Close()
+	defer func(headers time.Time) { r.body = time.Since(headers) }(time.Now())
+	f.status.Store(int32(resp.StatusCode))
+	if resp.StatusCode == http.StatusNotFound { // nobody by that number
+		egress.Drain(resp)
+		return r
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		egress.Drain(resp)
+		r.err = &StatusError{resp.StatusCode}
+		return r
+	}
+	reply, truncated, err := egress.ReadBody(resp, maxReplyBytes)
+	switch {
+	case err != nil:
+		r.err = transportError(err)
+	case truncated:
+		r.err = fmt.Errorf("%w: it is larger than %d bytes", ErrBadReply, maxReplyBytes)
+	default:
+		r.answer, r.err = p.response.read(ctx, resp.Header.Get("Content-Type"), reply)
+	}
+	return r
+}
+
+// exchange makes the request, and makes it once more when no connection could be
+// made and most of the time is left.
+func (h *Hooks) exchange(f *flight, req *http.Request, r *found) (*http.Response, error) {
+	budget := f.asked.webhook.timeout
+	for first := true; ; first = false {
+		f.attempts.Add(1)
+		resp, err := h.client.DoTimed(req, &r.timing)
+		if err == nil {
+			return resp, nil
+		}
+		if !first || req.Context().Err() != nil || !egress.IsConnectError(err) || time.Since(f.start) > budget/2 {
+			return nil, transportError(err)
+		}
+		if req.GetBody != nil {
+			req.Body, _ = req.GetBody()
+		}
+	}
+}
+
+// states returns the lookups' lanes that are open or at work.
+func (ls *lookups) states() (out []LaneState) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for p, l := range ls.lanes {
+		if s := l.state(p.lane()); s.Trouble != "" || s.InFlight > 0 {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Warm resolves the host of an agent's pre-call webhook, connects and does the TLS
+// handshake, so that the next lookup does not wait for it: for an agent whose
+// number is about to be called. No request is sent. The connection is kept for a
+// minute, or closed by the endpoint sooner. Without a pre-call webhook it does
+// nothing. Errors are those of the config source and of connecting.
+func (h *Hooks) Warm(ctx context.Context, ref ConfigRef) error {
+	if h.closed.Load() {
+		return ErrClosed
+	}
+	a, err := h.agents.find(ctx, ref)
+	if err != nil {
+		return err
+	}
+	p := a.preCall
+	if p == nil || p.paused {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	origin, err := url.Parse(p.ref.Origin)
+	if err != nil {
+		return err
+	}
+	if err := h.client.Connect(ctx, origin); err != nil {
+		return fmt.Errorf("callhook: %s of %s could not be warmed: %w", p.ref.Webhook, ref, transportError(err))
+	}
+	return nil
+}
+
+// Forget drops what is known about a phone number of a tenant: replies to lookups
+// that are kept in memory, and, where [Options.NumberKey] is set and the queue is
+// an [Inspector], deliveries in whatever state, as [Inspector.Erase] does. It
+// returns how many of both. What is on its way to an endpoint is not called back.
+func (h *Hooks) Forget(ctx context.Context, tenant, number string) (int, error) {
+	n := 0
+	if plain := bare(number); plain != "" {
+		n = h.lookups.cache.forget(tenant, plain)
+	}
+	in, ok := h.queue.(Inspector)
+	hash := h.NumberHash(number)
+	if !ok || hash == "" {
+		return n, nil
+	}
+	erased, err := in.Erase(ctx, Filter{Tenant: tenant, Number: hash})
+	return n + erased, err
+}
