@@ -97,6 +97,9 @@ type Call struct {
 
 	// Variables are the conversation's variables.
 	Variables Variables `json:"variables"`
+	// Secrets are the values of variables that the config declares secret, see
+	// [PreCallResult.Apply]. They are in no JSON of the call, and in no payload.
+	Secrets Variables `json:"-"`
 	// Metadata is passed through to webhooks and never shown to the model.
 	Metadata Object `json:"metadata"`
 	// Collected is the data that the agent extracted from the conversation.

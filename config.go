@@ -59,7 +59,8 @@ type Variable struct {
 	// Locked keeps a reply from changing it.
 	Locked bool `json:"locked,omitempty"`
 	// Secret keeps it out of [PreCallResult.Variables] and so out of prompts and
-	// payloads: it arrives in [PreCallResult.Secrets].
+	// payloads: it arrives in [PreCallResult.Secrets]. Later webhooks refer to it as
+	// ${name}, like to any secret; no queue stores its value.
 	Secret bool `json:"secret,omitempty"`
 }
 

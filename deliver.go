@@ -322,9 +322,12 @@ func (d *Delivery) note(a Attempt, unsent bool) {
 func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a *Attempt) meaning {
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	secrets, err := w.resolve(ctx, h.secrets)
+	secrets, err := w.resolve(ctx, h.secrets, d.Call, h.given.get(d))
 	if err != nil {
 		a.Error = err.Error()
+		if errors.Is(err, errNotGiven) { // other calls may have theirs
+			return meaning{kind: unsent}
+		}
 		return meaning{kind: held}
 	}
 	req, err := w.request(ctx, d.ID, d.Body, d.text, secrets)
@@ -348,7 +351,7 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 			if blocked.Literal {
 				return meaning{kind: blockedAddress}
 			}
-			return meaning{kind: blockedName}
+			return meaning{kind: unsent} // the name may resolve to another
 		}
 		return meaning{kind: failed}
 	}

@@ -2,6 +2,7 @@ package callhook
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,8 @@ type endpoint struct {
 	url     urlTemplate
 	headers []header
 	signers [][]template.Part
-	refs    []string // the names of all secrets that it refers to
+	refs    []string // the names of the secrets that it refers to
+	given   []string // and of those that are secret variables of the call
 	timeout time.Duration
 	paused  bool
 	paths   []string // of call data that the webhook uses
@@ -86,12 +88,32 @@ func (e *endpoint) placeholders(f func(*template.Expr) error) error {
 	return nil
 }
 
-// resolve returns the values of all secrets that the endpoint refers to.
-func (e *endpoint) resolve(ctx context.Context, secrets SecretFunc) (map[string]string, error) {
-	if len(e.refs) == 0 {
+// errNotGiven says that a secret variable of a call is not known (any more).
+var errNotGiven = errors.New("the call gave no value for it, or longer ago than is remembered")
+
+// resolve returns the values of all secrets that the endpoint refers to. call's own
+// are given, or asked for where they are not.
+func (e *endpoint) resolve(ctx context.Context, secrets SecretFunc, call string, given Variables) (map[string]string, error) {
+	if len(e.refs)+len(e.given) == 0 {
 		return nil, nil
 	}
-	values := make(map[string]string, len(e.refs))
+	values := make(map[string]string, len(e.refs)+len(e.given))
+	for _, name := range e.given {
+		v, reason := coerce(given[name], "string")
+		text, _ := v.(string)
+		if reason != "" || text == "" || strings.ContainsFunc(text, isControl) {
+			if secrets == nil {
+				return nil, fmt.Errorf("%w: ${%s}: %w", ErrNoSecret, name, errNotGiven)
+			}
+			ref := e.ref
+			ref.Name, ref.Call = name, call
+			var err error
+			if text, err = secrets(ctx, ref); err != nil || text == "" || strings.ContainsFunc(text, isControl) {
+				return nil, fmt.Errorf("${%s}: %w: %w", name, cmp.Or(err, ErrNoSecret), errNotGiven)
+			}
+		}
+		values[name] = text
+	}
 	for _, name := range e.refs {
 		v, err := e.secret(ctx, secrets, name)
 		if err != nil {
@@ -124,8 +146,8 @@ func (e *endpoint) secret(ctx context.Context, secrets SecretFunc, name string) 
 
 // masked stands for each secret where a request is shown and not sent.
 func (e *endpoint) masked() map[string]string {
-	values := make(map[string]string, len(e.refs))
-	for _, name := range e.refs {
+	values := make(map[string]string, len(e.refs)+len(e.given))
+	for _, name := range slices.Concat(e.refs, e.given) {
 		values[name] = mask
 	}
 	return values
@@ -565,9 +587,11 @@ func (c *compiler) signer(out *endpoint, text, at string) {
 
 func (c *compiler) refer(e *endpoint, secret, at string) {
 	switch {
-	case secret == "" || slices.Contains(e.refs, secret):
-	case len(e.refs) == maxSecrets:
+	case secret == "" || slices.Contains(e.refs, secret) || slices.Contains(e.given, secret):
+	case len(e.refs)+len(e.given) == maxSecrets:
 		c.fault(at, "the webhook refers to more than %d secrets", maxSecrets)
+	case slices.ContainsFunc(c.config.Variables, func(v Variable) bool { return v.Secret && v.Name == secret }):
+		e.given = append(e.given, secret)
 	default:
 		e.refs = append(e.refs, secret)
 	}

@@ -73,6 +73,7 @@ type Hooks struct {
 	client  *egress.Client
 	lanes   lanes
 	lookups lookups
+	given   given
 	log     *slog.Logger
 	trace   Trace
 	stats   stats
@@ -286,6 +287,7 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call)
 		return ErrNotOrdered
 	}
 	h.keep(a, call, ds)
+	h.given.put(call)
 	return h.store(ctx, call.ID, ds)
 }
 

@@ -27,7 +27,7 @@ type lanes struct {
 	sweepAt  int             // so many lanes, and those at rest are forgotten
 	inFlight int             // attempts
 	coming   int             // deliveries that were released for one
-	unproven int             // attempts of lanes that are not proven
+	unproven int             // attempts of lanes that are not proven, and what comes for them
 	turns    [2]turns        // lanes that want attempts; the second, those not proven
 	turn     int
 	wakes    wakes
@@ -44,6 +44,7 @@ type lane struct {
 	webhook  *webhook // the last that was seen
 	inFlight int
 	coming   int  // released, and on their way here
+	charged  int  // of them, those that count as attempts of a lane that is not proven
 	came     int  // that have been here, ever
 	checked  int  // came, when it was looked at last
 	backlog  bool // the queue may have parked some
@@ -182,9 +183,22 @@ func (ls *lanes) arrived(l *lane) bool {
 	if l.coming == 0 {
 		return false
 	}
-	l.coming--
-	ls.coming--
+	ls.expect(l, -1)
 	return true
+}
+
+// expect counts what was released and is on its way.
+func (ls *lanes) expect(l *lane, n int) {
+	l.coming += n
+	ls.coming += n
+	charge := n
+	if n < 0 {
+		charge = -min(-n, l.charged)
+	} else if l.health.proven {
+		charge = 0
+	}
+	l.charged += charge
+	ls.unproven += charge
 }
 
 // most returns how many attempts at once the lane may make now.

@@ -24,6 +24,8 @@ type question struct {
 	values  map[string]string // of placeholders in the URL and headers
 	key     string            // of those that get the same reply; empty where none may share it
 	numbers [2]string         // the call's, to be forgotten by
+	call    string            // its id
+	secrets Variables         // and its own
 }
 
 func (q *question) text(e *template.Expr) (string, error) { return q.values[e.Text], nil }
@@ -31,7 +33,7 @@ func (q *question) text(e *template.Expr) (string, error) { return q.values[e.Te
 // question builds what is asked about the call.
 func (p *preCall) question(a *agent, call *Call) (*question, error) {
 	r := a.render(call, p.ref.Webhook, EventInbound, call.StartedAt, "inbound")
-	q := &question{webhook: p, id: r.event.ID, numbers: [2]string{bare(call.From), bare(call.To)}}
+	q := &question{webhook: p, id: r.event.ID, numbers: [2]string{bare(call.From), bare(call.To)}, call: call.ID, secrets: maps.Clone(call.Secrets)}
 	var err error
 	if q.body, err = p.body(r); err != nil {
 		return nil, err
@@ -312,7 +314,7 @@ func (ls *lookups) mayHedge(l *lookupLane) bool {
 // ask makes one request, and understands the reply.
 func (h *Hooks) ask(ctx context.Context, f *flight) (r found) {
 	p, q := f.asked.webhook, f.asked
-	secrets, err := p.resolve(ctx, h.secrets)
+	secrets, err := p.resolve(ctx, h.secrets, q.call, q.secrets)
 	if err != nil {
 		return found{err: err}
 	}

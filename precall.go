@@ -146,12 +146,20 @@ func (e *StatusError) Error() string {
 }
 
 // Apply writes the variables and the config's revision into the call, so that
-// later events carry them. Secret variables are taken out of it.
+// later events carry them. Secret variables go to its Secrets.
 func (r *PreCallResult) Apply(c *Call) {
 	if c == nil {
 		return
 	}
 	c.Variables = maps.Clone(r.Variables)
+	if len(r.Secrets) > 0 {
+		secrets := maps.Clone(c.Secrets)
+		if secrets == nil {
+			secrets = Variables{}
+		}
+		maps.Copy(secrets, r.Secrets)
+		c.Secrets = secrets
+	}
 	if r.Revision != 0 {
 		c.ConfigRevision = r.Revision
 	}

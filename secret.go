@@ -16,6 +16,10 @@ type SecretRef struct {
 	Webhook string // its name
 	Origin  string // where the secret goes, like "https://api.hubapi.com"
 	Name    string
+	// Call is the call's id where Name is a variable that the config declares
+	// secret, and whose value is not known to this process: a lookup gave it to
+	// another, or before a restart. It is empty for all other secrets.
+	Call string
 }
 
 // SecretFunc resolves a secret. It is called at each attempt, by many goroutines

@@ -73,7 +73,11 @@ func (ls *lanes) serve() {
 		if n > 1 && !(ls.turns[0].empty() && ls.turns[1].empty()) {
 			n = 1
 		}
-		if n = min(n, ls.limit-ls.inFlight-ls.coming); n > 0 {
+		n = min(n, ls.limit-ls.inFlight-ls.coming)
+		if !l.health.proven {
+			n = min(n, max(1, ls.limit/2-ls.unproven))
+		}
+		if n > 0 {
 			ls.release(l, n)
 			ls.want(l, 0)
 		}
@@ -87,17 +91,14 @@ func (ls *lanes) release(l *lane, n int) {
 	if stop == nil {
 		return
 	}
-	l.coming += n
-	ls.coming += n
+	ls.expect(l, n)
 	ls.mu.Unlock()
 	freed, err := ls.queue.Release(stop, l.name, n)
 	ls.mu.Lock()
 	if ls.run != run || ls.stop == nil {
 		return
 	}
-	back := min(n-freed, l.coming)
-	l.coming -= back
-	ls.coming -= back
+	ls.expect(l, -min(n-freed, l.coming))
 	switch {
 	case err != nil && stop.Err() == nil:
 		ls.log.Warn("callhook: parked deliveries could not be released; trying again", "lane", l.name, "error", err)
@@ -181,8 +182,7 @@ func (ls *lanes) look(l *lane) {
 	now := time.Now()
 	if l.coming > 0 {
 		if l.inFlight == 0 && l.came == l.checked {
-			ls.coming -= l.coming
-			l.coming = 0
+			ls.expect(l, -l.coming)
 		} else {
 			l.checked = l.came
 			ls.wakeAt(l, now.Add(lookAgain))

@@ -29,7 +29,7 @@ const (
 	gone                // 410: the lane is held until somebody acts
 	held                // nothing was sent: a secret is missing
 	blockedAddress      // nothing was sent: the URL is an address that must not be dialled
-	blockedName         // nothing was sent: its host resolved to one, which may change
+	unsent              // nothing was sent, for a reason that may pass and is not the endpoint's
 )
 
 // judge says what an answer means. Its rows come from the Standard Webhooks
