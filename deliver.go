@@ -89,12 +89,8 @@ type Delivery struct {
 type Attempt struct {
 	At      time.Time     `json:"at"`
 	Elapsed time.Duration `json:"elapsed"`
-	// Of Elapsed, what DNS, connecting and TLS took, zero on a kept connection; and
-	// how long after the start the first byte of the answer came.
-	DNS       time.Duration `json:"dns,omitempty"`
-	Connect   time.Duration `json:"connect,omitempty"`
-	TLS       time.Duration `json:"tls,omitempty"`
-	FirstByte time.Duration `json:"first_byte,omitempty"`
+	// Timing is how Elapsed came about.
+	Timing
 	// Remote is the address that it was sent to; empty when no connection came about.
 	Remote string `json:"remote,omitempty"`
 	// Status is the HTTP status of the answer; zero for none.
@@ -108,6 +104,16 @@ type Attempt struct {
 	// ClockSkew is how far the receiver's clock is ahead of ours, when that is
 	// more than a minute: it may refuse signatures for it.
 	ClockSkew time.Duration `json:"clock_skew,omitempty"`
+}
+
+// Timing tells where the time of a request went. DNS, Connect and TLS are zero on a
+// kept connection, and what did not come about is.
+type Timing struct {
+	DNS       time.Duration `json:"dns,omitempty"`
+	Connect   time.Duration `json:"connect,omitempty"`
+	TLS       time.Duration `json:"tls,omitempty"`
+	FirstByte time.Duration `json:"first_byte,omitempty"` // from the start to the first byte of the answer
+	Body      time.Duration `json:"body,omitempty"`       // from the answer's headers to its end
 }
 
 // laneOf names a lane. Its parts cannot be confused, whatever is in them.
@@ -343,7 +349,7 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	}
 	var t egress.Timing
 	resp, err := h.client.DoTimed(req, &t)
-	a.DNS, a.Connect, a.TLS, a.FirstByte, a.Remote = t.DNS, t.Connect, t.TLS, t.FirstByte, t.Remote
+	a.Timing, a.Remote = Timing{DNS: t.DNS, Connect: t.Connect, TLS: t.TLS, FirstByte: t.FirstByte}, t.Remote
 	if err != nil {
 		a.Error = transportError(err).Error()
 		var blocked *egress.BlockedError
@@ -361,6 +367,7 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	a.ClockSkew = clockSkew(resp.Header, now)
 	matters := w.success.reads(resp.StatusCode)
 	reply, err := readReply(resp, matters, cancel)
+	a.Body = time.Since(now)
 	a.Reply = excerpt(reply, req.Header, secrets)
 	if err != nil && matters {
 		a.Error = transportError(err).Error()

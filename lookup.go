@@ -220,7 +220,7 @@ func (ls *lookups) land(f *flight, r found) {
 	ls.late -= len(late)
 	v := f.verdict(now)
 	if p := f.asked.webhook; r.err == nil && f.asked.key != "" && p.cache+p.staleFor > 0 {
-		ls.cache.put(&cached{lookupKey{p, f.asked.key}, f.asked, r.answer, int(f.status.Load()), now}, f.epoch)
+		ls.cache.put(&cached{lookupKey{p, f.asked.key}, f.asked.numbers, r.answer, int(f.status.Load()), now}, f.epoch)
 	}
 	changed := f.lane.leave(v, now)
 	close(f.done)

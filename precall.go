@@ -60,14 +60,6 @@ type PreCallResult struct {
 	Late <-chan *PreCallResult
 }
 
-// Timing tells where the time of a request went. DNS, Connect and TLS are zero on a
-// kept connection.
-type Timing struct {
-	DNS, Connect, TLS time.Duration
-	FirstByte         time.Duration // from the start to the first byte of the answer
-	Body              time.Duration // from its headers to its end
-}
-
 // String returns one line for a log: the outcome and how it came about, without
 // anything that the call or the reply said.
 func (r *PreCallResult) String() string {

@@ -218,6 +218,26 @@ func (ls *lanes) reconfigure(l *lane) bool {
 	return true
 }
 
+// published looks again at an agent's lanes that wait: its config was changed.
+func (ls *lanes) published(ref ConfigRef) {
+	ls.mu.Lock()
+	var waiting []*lane
+	for _, l := range ls.all {
+		if l.trouble != "" && l.Tenant == ref.Tenant && l.Agent == ref.Agent {
+			waiting = append(waiting, l)
+		}
+	}
+	run := ls.run
+	for _, l := range waiting {
+		if ls.running(run) && ls.reconfigure(l) {
+			ls.want(l, 0)
+		}
+	}
+	ls.serve()
+	ls.mu.Unlock()
+	ls.tell()
+}
+
 // resume lifts whatever keeps the lane from sending.
 func (ls *lanes) resume(name string) {
 	ls.mu.Lock()
