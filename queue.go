@@ -18,30 +18,36 @@ import (
 //   - Order. While a delivery's Attempts are zero, no later one of the same Call and
 //     Lane is handed out, unless the earlier is settled; one that is Ordered
 //     is not handed out until all earlier ones of its Call and Lane are settled.
-//     Earlier is what was enqueued earlier, and in one Enqueue what comes first. A
+//     Earlier is what was stored earlier, and in one Enqueue what comes first. A
 //     queue that cannot keep the latter says so in its Limits.
 //   - Lanes. Deliveries of one lane never wait for those of another. While a lane
 //     has parked deliveries, the queue may park what else of it becomes ready, new
 //     or due, without handing it out: so a backlog of a million costs one handler's
 //     look and not a million.
 //   - Crash. What is pending when a process dies is pending when the queue is opened
-//     again, parked or ready. Run begins with Release(ctx, "", 1).
+//     again: parked, ready, or waiting for its time. That something was released
+//     need not be remembered. Run begins with Release(ctx, "", 1).
+//   - One consumer. Any process may enqueue, and one at a time consumes and releases;
+//     another gets an error or waits. A delivery is in one handler at a time, unless
+//     the queue has lost sight of the process that has it.
 type Queue interface {
 	// Enqueue stores ds. nil: all are as durable as the queue promises. On error
 	// a part may be stored: repeat the same ds. A delivery whose ID is remembered
 	// is ignored. The deliveries are the queue's then: callers do not change them.
-	// A queue that is full returns an error that is ErrQueueFull.
+	// A queue that takes no more at present returns an error that is ErrQueueFull.
 	Enqueue(ctx context.Context, ds ...*Delivery) error
-	// Consume hands ready deliveries to handle, many at once, until ctx ends, then
-	// waits for those in flight (a handler's ctx outlives ctx) and returns nil. It
-	// stores each delivery as the handler left it, carries out the verdict, and
-	// then calls its Done. It reconnects by itself. One Consume at a time.
+	// Consume hands ready deliveries to handle, as many at once as are ready, until
+	// ctx ends, then waits for those in flight (a handler's ctx outlives ctx) and
+	// returns nil. It stores each delivery as the handler left it, carries out the
+	// verdict, and then calls its Done, before it returns. It reconnects by itself, and tries again to
+	// store a verdict that it cannot; after the end of ctx for some seconds more, and
+	// then the delivery is pending as it was stored last.
 	Consume(ctx context.Context, handle Handler) error
 	// Release makes up to n parked deliveries of a lane ready and returns how many:
 	// those without Attempts first, the earliest first, but every fourth is one
 	// that has Attempts, the longest parked first, if there is one, so that neither
-	// kind starves. With n below zero it is all of the lane's deliveries, also those
-	// that wait for a time. Lane "" means n of every lane, as after a restart.
+	// kind starves. With n below zero it is all that are parked or wait for a time
+	// (not those that wait for their call). Lane "" means n of every lane.
 	// A lane that is not known has none.
 	Release(ctx context.Context, lane string, n int) (int, error)
 	// Limits says what the queue promises. It does not change.
@@ -108,15 +114,18 @@ const (
 type Limits struct {
 	// Ordered: deliveries that are Ordered are handed out strictly in order.
 	Ordered bool
-	// MaxBody is the largest body in bytes; zero for no bound of its own.
+	// Durable: what was stored survives the end of the process.
+	Durable bool
+	// MaxBody is how many bytes Body and Record may have together; zero for no bound
+	// of its own.
 	MaxBody int
 	// Remember is how long it remembers the ID of a delivery that is settled.
 	Remember time.Duration
-	// Redeliver is how soon after the queue is opened again a delivery that was in
-	// flight when its process died can be handed out; zero when it is lost with the
-	// process.
+	// Redeliver is how soon after its process died a delivery that was in flight can
+	// be handed out again, once there is another; zero for at once.
 	Redeliver time.Duration
-	// Resolution is how exactly it keeps the time of RetryAt.
+	// Resolution is how much later than RetryAt it may hand a delivery out. It is
+	// never earlier.
 	Resolution time.Duration
 }
 
@@ -134,7 +143,8 @@ type Inspector interface {
 	// Accepted = Delivered + Dead + Pending + Erased.
 	Counts(ctx context.Context) (Counts, error)
 	// Lanes returns the counts of each lane that f.Tenant, f.Agent and f.Webhook
-	// select, in the order of tenant, agent and webhook. They balance too.
+	// select and that ever had a delivery, in the order of tenant, agent and webhook.
+	// They balance too, and add up to Counts.
 	Lanes(ctx context.Context, f Filter) ([]LaneCounts, error)
 	// Replay makes dead letters that match f ready again, as they are: the same
 	// ID and body. Their attempts and their age start over. With f.State
@@ -186,7 +196,8 @@ type LaneCounts struct {
 
 // The errors of queues.
 var (
-	// ErrQueueFull says that a queue takes no more; nothing of the event was stored.
+	// ErrQueueFull says that a queue takes no more at present. Nothing of the event
+	// was stored, or what was is ignored when it is raised again.
 	ErrQueueFull = errors.New("callhook: the queue is full")
 	// ErrQueueClosed says that a queue was closed.
 	ErrQueueClosed = errors.New("callhook: the queue is closed")

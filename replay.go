@@ -100,8 +100,11 @@ func (h *Hooks) keep(a *agent, call *Call, ds []*Delivery) {
 			h.log.Warn("callhook: a call's record cannot be kept", "call", call.ID, "error", cmp.Or(panicked, err))
 		}
 	}
-	numbers := h.numbers(call)
+	numbers, most := h.numbers(call), h.queue.Limits().MaxBody
 	for _, d := range ds {
-		d.Record, d.Numbers = record, numbers
+		if most == 0 || len(d.Body)+len(record) <= most {
+			d.Record = record
+		}
+		d.Numbers = numbers
 	}
 }

@@ -1,0 +1,94 @@
+// Package callhooktest holds engines to callhook's contracts. Whoever writes a
+// [callhook.Queue] passes it to [TestQueue], in a test of the engine's own:
+//
+//	func TestConformance(t *testing.T) {
+//		callhooktest.TestQueue(t, func(t *testing.T, dir string) callhook.Queue {
+//			q, err := myqueue.Open(filepath.Join(dir, "queue.db"))
+//			if err != nil {
+//				t.Fatal(err)
+//			}
+//			return q
+//		})
+//	}
+//
+// Its subtests are the contract in sentences, so that
+//
+//	go test -v -run TestConformance
+//
+// reads as the specification of a queue, and the name of one that fails says
+// which promise is broken. What they hold an engine to depends on its
+// [callhook.Limits]: one that is not Durable, like one in memory, need not
+// survive a restart, and one that does not say Ordered need not keep that order.
+// An engine that is a [callhook.Inspector] has that tested too.
+package callhooktest
+
+import (
+	"testing"
+
+	"github.com/callhook-go/callhook"
+)
+
+// TestQueue checks that an engine does what [callhook.Queue] says, and what
+// [callhook.Inspector] says if it is one.
+//
+// open opens the queue that is kept in the folder dir, and creates it if there is
+// none; it ends the test if it cannot. It is called again for the same folder
+// after Close, and, as after a crash, for a copy of the folder that was made while
+// the queue was open. The suite closes what open returns. The subtests run in
+// parallel, each with a folder of its own. An engine in memory ignores dir.
+func TestQueue(t *testing.T, open func(t *testing.T, dir string) callhook.Queue) {
+	q := open(t, t.TempDir())
+	limits := q.Limits()
+	_, inspects := q.(callhook.Inspector)
+	if err := q.Close(); err != nil {
+		t.Fatalf("Close of a queue that was only opened: %v", err)
+	}
+	s := suite{t, open}
+	s.group("Enqueue", enqueuePromises)
+	s.group("Consume", consumePromises)
+	s.group("RetryAt", retryPromises)
+	s.group("Park and Release", parkPromises)
+	s.group("Order", orderPromises)
+	if limits.Ordered {
+		s.group("Ordered", orderedPromises)
+	}
+	s.group("Ending", endingPromises)
+	if limits.Durable {
+		s.group("Restart", restartPromises)
+	}
+	if limits.Durable && limits.Ordered {
+		s.group("Ordered restart", orderedRestartPromises)
+	}
+	if inspects {
+		s.group("Inspector", inspectPromises)
+		s.group("Replay", replayPromises)
+		s.group("Erase", erasePromises)
+	}
+	if inspects && limits.Durable {
+		s.group("Inspector restart", inspectRestartPromises)
+	}
+}
+
+// promise is one sentence of the contract, and what finds out whether it is kept.
+type promise struct {
+	says  string
+	check func(tr *trial)
+}
+
+type suite struct {
+	t    *testing.T
+	open func(t *testing.T, dir string) callhook.Queue
+}
+
+func (s suite) group(name string, promises []promise) {
+	s.t.Run(name, func(t *testing.T) {
+		for _, p := range promises {
+			t.Run(p.says, func(t *testing.T) {
+				t.Parallel()
+				tr := newTrial(t, s.open, t.TempDir(), newLedger())
+				p.check(tr)
+				tr.end()
+			})
+		}
+	})
+}
