@@ -16,7 +16,8 @@
 // The last two return as soon as the event is stored. [Hooks.Run] delivers what is
 // stored, each event to each webhook at least once, however long the endpoint is
 // down (72 hours unless told). Each webhook has a lane of its own, so that what one
-// endpoint cannot take concerns no other.
+// endpoint cannot take concerns no other: [Hooks.Lanes] tells which ones wait and
+// why, and [Hooks.Resume] lets one go.
 //
 // A complete program:
 //
@@ -101,7 +102,8 @@
 //   - An event that a verb took is delivered, or becomes a dead letter with a
 //     [Reason]: Accepted = Delivered + Dead + Pending + Erased, see [Hooks.Stats].
 //   - How durable that is depends on the [Queue]. The one in memory loses what is
-//     pending when the process dies.
+//     pending when the process dies; package queue/sqlitequeue keeps it in a file.
+//     Both are an [Inspector], which lists, replays and erases.
 //   - Deliveries may arrive twice, and out of order after a failure. First attempts
 //     of one call at one webhook are in order; "ordered" keeps all of them so.
 //   - Only public addresses are dialled unless [Options.AllowNets] says more, no

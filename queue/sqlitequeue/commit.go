@@ -1,0 +1,394 @@
+package sqlitequeue
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/callhook-go/callhook"
+	"github.com/ncruces/go-sqlite3"
+)
+
+// Pauses between attempts to store what the disk refuses.
+const (
+	minPause = 20 * time.Millisecond
+	maxPause = time.Second
+	// maxTries is how often a verdict is tried that a damaged page refuses: then it is
+	// left, and the delivery comes again after the next Open.
+	maxTries = 5
+)
+
+// commit stores a group. When that fails, the parts that are to blame fail alone.
+func (q *Queue) commit(g *group) {
+	err := q.attempt(g)
+	if err == nil {
+		q.committed()
+		return
+	}
+	switch faultOf(err) {
+	case faultFull:
+		q.makeRoom()
+	case faultBusy:
+		q.putBack(g, err)
+		q.refuse(g, err)
+		return
+	}
+	// Verdicts by themselves: what was new may have been too much.
+	if len(g.enqueues) > 0 {
+		rest := &group{settles: g.settles, lanes: g.lanes}
+		if len(rest.settles)+len(rest.lanes) > 0 {
+			if err := q.attempt(rest); err != nil {
+				q.each(rest, err)
+			} else {
+				q.committed()
+			}
+		}
+		for i, e := range g.enqueues {
+			one := &group{enqueues: []*enqueue{e}, upTo: []int{g.upTo[i]}}
+			if err := q.attempt(one); err != nil {
+				q.refuse(one, err)
+			}
+		}
+		return
+	}
+	q.each(g, err)
+}
+
+// each tries verdicts one by one, unless there is no hope.
+func (q *Queue) each(g *group, err error) {
+	if f := faultOf(err); f == faultFull || f == faultBusy {
+		q.putBack(g, err)
+		return
+	}
+	for _, l := range g.lanes {
+		if err := q.attempt(&group{lanes: []*lane{l}}); err != nil {
+			q.putBack(&group{lanes: []*lane{l}}, err)
+		}
+	}
+	var lost []*item
+	failed := 0
+	for _, it := range g.settles {
+		err := q.attempt(&group{settles: []*item{it}})
+		if err == nil {
+			continue
+		}
+		f := faultOf(err)
+		if failed++; f == faultFull || f == faultBusy || f == faultOther && failed > 3 {
+			q.putBack(&group{settles: []*item{it}}, err) // as are those after it
+			break
+		}
+		if it.tries++; f == faultOther || it.tries < maxTries {
+			q.putBack(&group{settles: []*item{it}}, err)
+			continue
+		}
+		q.log.Error("sqlitequeue: a verdict cannot be stored; the delivery comes again after the next start", "path", q.path, "seq", it.seq, "error", err)
+		lost = append(lost, it)
+	}
+	if len(lost) == 0 {
+		return
+	}
+	q.mu.Lock()
+	for _, it := range lost {
+		q.leave(it)
+	}
+	q.dropSettles(lost)
+	q.feedStarved()
+	q.spawn()
+	q.dones.Add(1)
+	q.mu.Unlock()
+	go q.finish(lost)
+}
+
+// committed notes that the disk takes what is written.
+func (q *Queue) committed() {
+	if q.w.failures == 0 {
+		return
+	}
+	q.log.Info("sqlitequeue: verdicts are stored again", "path", q.path)
+	q.w.failures, q.w.err = 0, nil
+}
+
+// putBack leaves verdicts where they are, to try again after a pause.
+func (q *Queue) putBack(g *group, err error) {
+	if len(g.settles)+len(g.lanes) == 0 {
+		return
+	}
+	if q.w.failures == 0 {
+		q.log.Error("sqlitequeue: verdicts cannot be stored yet; trying again", "path", q.path, "error", err)
+	}
+	pause := min(maxPause, minPause<<min(q.w.failures, 10))
+	q.w.failures++
+	q.w.err = err
+	q.w.notBefore = time.Now().Add(pause)
+	if len(g.lanes) == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range g.lanes {
+		if l.nextDue == 0 {
+			q.dues.set(l, q.now().Add(pause).UnixMicro())
+		}
+	}
+	q.schedule()
+}
+
+// refuse gives callers of Enqueue an error.
+func (q *Queue) refuse(g *group, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range g.enqueues {
+		e.err = q.storeError("enqueueing", err)
+		q.enqueues.drop(func(o *enqueue) bool { return o == e })
+		close(e.done)
+	}
+}
+
+// dropSettles takes verdicts that are done out of those that wait.
+func (q *Queue) dropSettles(done []*item) {
+	same := len(done) <= len(q.settles)
+	for i := 0; same && i < len(done); i++ {
+		same = q.settles[i] == done[i]
+	}
+	var rest []*item
+	if same { // as it is unless something failed
+		rest = append(q.settles[:0], q.settles[len(done):]...)
+	} else {
+		gone := make(map[*item]bool, len(done))
+		for _, it := range done {
+			gone[it] = true
+		}
+		rest = q.settles[:0]
+		for _, it := range q.settles {
+			if !gone[it] {
+				rest = append(rest, it)
+			}
+		}
+	}
+	clear(q.settles[len(rest):])
+	q.settles = rest
+}
+
+// attempt stores a group in one transaction and lets what follows happen.
+func (q *Queue) attempt(g *group) error {
+	var t *txn
+	var full []*enqueue
+	err := safely(func() (err error) {
+		if t, err = q.begin(); err != nil {
+			return err
+		}
+		for _, it := range g.settles {
+			if err := t.carryOut(it); err != nil {
+				return err
+			}
+		}
+		for _, l := range g.lanes {
+			_, next, err := t.awakeDue(l, t.now, dueBatch)
+			if err != nil {
+				return err
+			}
+			t.after = append(t.after, func() {
+				if next != 0 {
+					q.dues.set(l, next)
+				}
+			})
+		}
+		for i, e := range g.enqueues {
+			if e.next == 0 {
+				over, err := t.over(e)
+				if err != nil {
+					return err
+				}
+				if over {
+					full = append(full, e)
+					continue
+				}
+			}
+			for _, r := range e.records[e.next:g.upTo[i]] {
+				if err := t.insert(r); err != nil {
+					return err
+				}
+			}
+		}
+		return t.end()
+	})
+	if err != nil {
+		q.abandon(t, err)
+		return err
+	}
+	q.mu.Lock()
+	t.apply()
+	for i, e := range g.enqueues {
+		if e.next = g.upTo[i]; e.next < len(e.records) && !contains(full, e) {
+			continue
+		}
+		if contains(full, e) {
+			e.err = fmt.Errorf("sqlitequeue: %s has reached its bound of %d bytes (Options.MaxBytes): %w", q.path, q.o.MaxBytes, callhook.ErrQueueFull)
+		}
+		if q.enqueues.peek() == e {
+			q.enqueues.pop()
+		} else {
+			q.enqueues.drop(func(o *enqueue) bool { return o == e })
+		}
+		close(e.done)
+	}
+	done := slices.DeleteFunc(t.settled, func(it *item) bool { return it.finished })
+	if len(done) > 0 {
+		q.dropSettles(g.settles)
+		q.dones.Add(1)
+	}
+	q.mu.Unlock()
+	if len(done) > 0 {
+		go q.finish(done)
+	}
+	q.checkpoint()
+	return nil
+}
+
+func contains(es []*enqueue, e *enqueue) bool {
+	for _, o := range es {
+		if o == e {
+			return true
+		}
+	}
+	return false
+}
+
+// knowsAll reports whether nothing of an enqueue would be stored.
+func (t *txn) knowsAll(e *enqueue) (bool, error) {
+	for _, r := range e.records {
+		if err := t.db.known.BindText(1, r.d.ID); err != nil {
+			return false, err
+		}
+		if _, ok, err := value(t.db.known); !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// sizeEvery is how many bytes may come until the size of the database is looked at
+// again: it takes longer than storing a delivery.
+const sizeEvery = 4 << 20
+
+// over reports whether an enqueue would take the database over its bound.
+func (t *txn) over(e *enqueue) (bool, error) {
+	w := t.w
+	w.added += e.size
+	if w.added > sizeEvery || w.used+w.added > t.q.o.MaxBytes {
+		pages, _, err := value(t.db.pages)
+		if err != nil {
+			return false, err
+		}
+		free, _, err := value(t.db.free)
+		if err != nil {
+			return false, err
+		}
+		w.used, w.added = (pages-free+int64(t.db.walPages))*pageSize, e.size
+	}
+	if w.used+w.added <= t.q.o.MaxBytes {
+		return false, nil
+	}
+	w.added -= e.size
+	known, err := t.knowsAll(e)
+	return !known, err
+}
+
+// abandon undoes a transaction that failed. After a panic of the engine the
+// connection is not used any more.
+func (q *Queue) abandon(t *txn, err error) {
+	if t != nil {
+		t.rollBack()
+	}
+	if q.w.db != nil && !errIsPanic(err) {
+		return
+	}
+	old := q.w.db
+	q.w.db = nil
+	_ = old.close()
+	fresh, err := connect(q.path, !q.o.Unsynced, false)
+	if err == nil {
+		err = safely(fresh.prepareAll)
+	}
+	if err != nil {
+		q.log.Error("sqlitequeue: the database cannot be opened again", "path", q.path, "error", err)
+		_ = fresh.close()
+		return
+	}
+	q.w.db = fresh
+}
+
+// checkpoint brings the log into the database once it has grown. What it cannot do
+// now, because somebody reads, it does the next time.
+func (q *Queue) checkpoint() {
+	if d := q.w.db; d != nil && d.walPages >= checkpointPages {
+		q.checkpointNow(sqlite3.CHECKPOINT_PASSIVE)
+	}
+}
+
+func (q *Queue) checkpointNow(mode sqlite3.CheckpointMode) {
+	d := q.w.db
+	if d == nil {
+		return
+	}
+	err := safely(func() error {
+		log, done, err := d.c.WALCheckpoint("main", mode)
+		if err == nil && log == done {
+			d.walPages = 0
+		}
+		return err
+	})
+	failing := err != nil && faultOf(err) != faultBusy
+	if failing && !q.w.stuck {
+		q.log.Warn("sqlitequeue: the log cannot be brought into the database yet; trying again", "path", q.path, "error", err)
+	}
+	q.w.stuck = failing
+}
+
+// makeRoom lets the log be written from its beginning again, which needs no room
+// on a disk that is full.
+func (q *Queue) makeRoom() {
+	q.checkpointNow(sqlite3.CHECKPOINT_PASSIVE)
+}
+
+// transact does something in a transaction of its own.
+func (q *Queue) transact(f func(t *txn) error) error {
+	var t *txn
+	err := safely(func() (err error) {
+		if t, err = q.begin(); err != nil {
+			return err
+		}
+		if err := f(t); err != nil {
+			return err
+		}
+		return t.end()
+	})
+	if err != nil {
+		q.abandon(t, err)
+		return err
+	}
+	q.mu.Lock()
+	t.apply()
+	q.mu.Unlock()
+	q.checkpoint()
+	return nil
+}
+
+// operate does a step of something rare.
+func (q *Queue) operate(o *op) {
+	more := false
+	err := q.transact(func(t *txn) (err error) {
+		more, err = o.step(t)
+		return err
+	})
+	if err == nil && !more && o.wipe {
+		q.checkpointNow(sqlite3.CHECKPOINT_TRUNCATE)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err == nil && more {
+		q.ops.push(o)
+		return
+	}
+	o.err, o.done = err, true
+}
