@@ -21,6 +21,8 @@ type breaker struct {
 	tries  int       // probes that failed
 	ramp   int       // how many lookups may run at once; zero for no bound
 	going  int
+	epoch  int // how often it opened: what began before is no probe
+	begun  int // of those going, the ones of this epoch
 }
 
 const (
@@ -35,14 +37,15 @@ const (
 )
 
 // enter reports whether a lookup may run. If so, leave tells how it went.
-func (b *breaker) enter(now time.Time) bool {
+func (b *breaker) enter(now time.Time) (epoch int, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.open && (now.Before(b.until) || b.going > 0) || b.ramp > 0 && b.going >= b.ramp {
-		return false
+	if b.open && (now.Before(b.until) || b.begun > 0) || b.ramp > 0 && b.begun >= b.ramp {
+		return 0, false
 	}
 	b.going++
-	return true
+	b.begun++
+	return b.epoch, true
 }
 
 // verdict is what a lookup told about its endpoint.
@@ -56,18 +59,20 @@ const (
 )
 
 // leave counts a lookup and reports whether the breaker opened or closed by it.
-func (b *breaker) leave(v verdict, now time.Time) (changed bool) {
+func (b *breaker) leave(v verdict, epoch int, now time.Time) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.going--
+	if epoch != b.epoch { // it was under way when the breaker opened
+		return false
+	}
+	b.begun--
 	switch {
 	case v == unclear:
 		return false
 	case b.open && v == broken:
-		if !now.Before(b.until) { // not one that was under way when it opened
-			b.tries++
-			b.pause(now)
-		}
+		b.tries++
+		b.pause(now)
 		return false
 	case b.open: // the endpoint is back
 		b.open, b.ramp, b.tries = false, 2, 0
@@ -91,6 +96,7 @@ func (b *breaker) leave(v verdict, now time.Time) (changed bool) {
 	// While it closes one failure is enough.
 	if b.ramp > 0 && v == broken || b.n >= breakerLeast && (float64(failed) >= breakerShare*float64(b.n) || b.n == breakerWindow && float64(slow) >= slowShare*float64(b.n)) {
 		b.open, b.since, b.ramp = true, now, 0
+		b.epoch, b.begun = b.epoch+1, 0
 		b.pause(now)
 		return true
 	}
@@ -113,9 +119,9 @@ func (b *breaker) state(ref LaneRef) LaneState {
 	return s
 }
 
-// clean reports whether nothing would be lost if it were forgotten.
-func (b *breaker) clean() bool {
+// idle reports whether no lookup runs.
+func (b *breaker) idle() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !b.open && b.ramp == 0 && b.going == 0 && b.failed == 0 && b.slow == 0
+	return b.going == 0
 }

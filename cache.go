@@ -22,11 +22,11 @@ type lookupKey struct {
 
 // cached is a reply that is kept.
 type cached struct {
-	key    lookupKey
-	asked  *question
-	answer reading
-	status int
-	at     time.Time
+	key     lookupKey
+	numbers [2]string // of the call that asked
+	answer  reading
+	status  int
+	at      time.Time
 }
 
 func (c *cached) bytes() int { return 512 + len(c.key.key) + 3*len(c.answer.raw) } // its text, and what was read from it
@@ -123,7 +123,7 @@ func (c *cache) forget(tenant, number string) (n int) {
 	defer c.mu.Unlock()
 	c.epoch++
 	for _, e := range c.entries {
-		if q := e.Value.(*cached).asked; q.webhook.ref.Tenant == tenant && slices.Contains(q.numbers[:], number) {
+		if kept := e.Value.(*cached); kept.key.webhook.ref.Tenant == tenant && slices.Contains(kept.numbers[:], number) {
 			c.remove(e)
 			n++
 		}

@@ -153,6 +153,22 @@ func FuzzReply(f *testing.F) {
 			t.Fatalf("%d variables, %d changes", len(res.Variables), len(res.Changes))
 		}
 		checkSpoken(t, res.Variables.Expand(`{{customer_name}}{{x}}{{a | json}} {{ n`))
+		size := 0
+		for name := range res.Variables { // each alone, and beside what could make a bracket of it
+			if spoken := res.Variables.Expand("{{" + name + "}}"); len(spoken) > 8*len(body)+100 {
+				t.Fatalf("%s becomes %d bytes, from a reply of %d", name, len(spoken), len(body))
+			} else {
+				checkSpoken(t, spoken)
+				size += len(spoken)
+			}
+			checkSpoken(t, res.Variables.Expand("{{{"+name+"}}}${{"+name+"}} {{"+name+" | json}}{{"+name+" | string | upcase}}"))
+		}
+		if size > 16*len(body)+100*len(res.Variables) {
+			t.Fatalf("%d bytes are spoken of a reply of %d", size, len(body))
+		}
+		if line := res.String(); strings.ContainsAny(line, "\n\r") || len(line) > 2000 {
+			t.Fatalf("not a line: %q", line)
+		}
 		prompt := res.Variables.Prompt()
 		checkSpoken(t, prompt)
 		if !json.Valid([]byte(prompt)) || len(prompt) > callhook.MaxPromptBytes+100 || !utf8.ValidString(prompt) {

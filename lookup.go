@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,7 @@ func (p *preCall) question(a *agent, call *Call) (*question, error) {
 		return nil, err
 	case Withheld(call.customer()):
 	case len(p.cacheKey) == 0:
-		q.key = call.From + "\x00" + call.To
+		q.key = string(cmp.Or(call.Direction, Inbound)) + "\x00" + call.From + "\x00" + call.To
 	default:
 		if q.key, err = render(p.cacheKey, r.text, nil); err != nil {
 			return nil, err
@@ -78,13 +79,15 @@ type lookups struct {
 	mu      sync.Mutex
 	flights map[lookupKey]*flight
 	lanes   map[*preCall]*lookupLane
-	late    int // callers that wait for a late answer
+	swept   time.Time // when lanes were forgotten last
+	late    int       // callers that wait for a late answer
 }
 
 // lookupLane is what lookups of one webhook have in common.
 type lookupLane struct {
 	breaker
-	hedges float64 // that may be made now
+	used   time.Time // last
+	hedges float64   // that may be made now
 }
 
 const (
@@ -92,12 +95,16 @@ const (
 	maxHedges   = 10  // saved up
 	hedgeShare  = 0.1 // of lookups, unless told
 	maxLateTime = time.Minute
+	// laneMemory is how long a lane is remembered that is not used, which is far
+	// longer than its breaker's pauses.
+	laneMemory = 10 * time.Minute
 )
 
 // flight is a request under way, and who waits for it.
 type flight struct {
 	asked    *question
 	lane     *lookupLane
+	pass     int // of its breaker
 	start    time.Time
 	epoch    int
 	cancel   context.CancelFunc
@@ -109,7 +116,7 @@ type flight struct {
 
 	// The rest is guarded by lookups.mu, and fixed when done.
 	waiting int
-	overdue bool // somebody's time ran out
+	judged  bool // the lane knows what became of it
 	late    []func(*flight)
 	found
 }
@@ -118,6 +125,7 @@ type flight struct {
 type found struct {
 	answer reading
 	err    error
+	status int
 	timing egress.Timing
 	body   time.Duration
 }
@@ -126,39 +134,42 @@ type found struct {
 func (f *found) usable() bool { return f.err == nil || errors.Is(f.err, ErrNotUnique) }
 
 // lane returns the lane of a webhook as one config has it.
-func (ls *lookups) lane(p *preCall) *lookupLane {
+func (ls *lookups) lane(p *preCall, now time.Time) *lookupLane {
 	l := ls.lanes[p]
 	if l == nil {
-		if len(ls.lanes) >= maxResting {
-			maps.DeleteFunc(ls.lanes, func(_ *preCall, l *lookupLane) bool { return l.clean() })
+		if now.Sub(ls.swept) > laneMemory { // also those of configs that are not in production any more
+			maps.DeleteFunc(ls.lanes, func(_ *preCall, l *lookupLane) bool { return now.Sub(l.used) > laneMemory && l.idle() })
+			ls.swept = now
 		}
 		l = &lookupLane{hedges: 1}
 		ls.lanes[p] = l
 	}
+	l.used = now
 	return l
 }
 
 // join returns the request for q that is under way, or begins one; nil when the
-// endpoint is to be spared. alone: it is for nobody who waits.
+// endpoint is to be spared. alone: it is for nobody who waits. A request that goes on
+// for late answers only is not joined.
 func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight, joined bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	key := lookupKey{q.webhook, q.key}
+	now, key := time.Now(), lookupKey{q.webhook, q.key}
 	if q.key != "" {
-		if f := ls.flights[key]; f != nil {
+		if f := ls.flights[key]; f != nil && now.Sub(f.start) < q.webhook.timeout {
 			if !alone {
 				f.waiting++
 			}
 			return f, true
 		}
 	}
-	now := time.Now()
-	l := ls.lane(q.webhook)
-	if !l.enter(now) {
+	l := ls.lane(q.webhook, now)
+	pass, ok := l.enter(now)
+	if !ok {
 		return nil, false
 	}
 	l.hedges = min(l.hedges+q.webhook.hedgeShare, maxHedges)
-	f = &flight{asked: q, lane: l, start: now, epoch: ls.cache.now(), refresh: alone, done: make(chan struct{})}
+	f = &flight{asked: q, lane: l, pass: pass, start: now, epoch: ls.cache.now(), refresh: alone, done: make(chan struct{})}
 	if !alone {
 		f.waiting = 1
 	}
@@ -177,13 +188,17 @@ func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight
 
 func (p *preCall) lane() LaneRef { return LaneRef{p.ref.Tenant, p.ref.Agent, p.ref.Webhook} }
 
-// leave gives up waiting. then is called with a late answer, if it is not nil and
-// one may still come; leave reports whether it will be called.
-func (ls *lookups) leave(f *flight, overdue bool, then func(*flight)) bool {
+// leave gives up waiting; overdue says that the endpoint had its time. then is called
+// with a late answer, if it is not nil and one may still come; leave reports whether
+// it will be called.
+func (ls *lookups) leave(f *flight, overdue bool, then func(*flight)) (awaited bool) {
 	ls.mu.Lock()
-	defer ls.mu.Unlock()
+	var news *LaneState
+	defer func() {
+		ls.mu.Unlock()
+		ls.tell(news)
+	}()
 	f.waiting--
-	f.overdue = f.overdue || overdue
 	select {
 	case <-f.done: // just now
 		if then != nil {
@@ -191,6 +206,9 @@ func (ls *lookups) leave(f *flight, overdue bool, then func(*flight)) bool {
 		}
 		return then != nil
 	default:
+	}
+	if overdue { // the next caller need not wait until it has landed to know
+		news = f.judge(broken, time.Now())
 	}
 	if then != nil && ls.late < maxLate && ls.stop.Err() == nil {
 		ls.late++
@@ -200,8 +218,29 @@ func (ls *lookups) leave(f *flight, overdue bool, then func(*flight)) bool {
 	if f.waiting == 0 && len(f.late) == 0 && !f.refresh {
 		ls.forgetFlight(f)
 		f.cancel()
+		_ = f.judge(unclear, time.Now()) // it may not heed that; unclear changes nothing
 	}
 	return false
+}
+
+// judge tells the lane, once, what became of a flight. It returns what is to be told
+// when the lookups are unlocked, nil for nothing.
+func (f *flight) judge(v verdict, now time.Time) *LaneState {
+	if f.judged {
+		return nil
+	}
+	f.judged = true
+	if !f.lane.leave(v, f.pass, now) {
+		return nil
+	}
+	s := f.lane.state(f.asked.webhook.lane())
+	return &s
+}
+
+func (ls *lookups) tell(news *LaneState) {
+	if news != nil {
+		ls.h.laneChanged(*news)
+	}
 }
 
 func (ls *lookups) forgetFlight(f *flight) {
@@ -218,16 +257,13 @@ func (ls *lookups) land(f *flight, r found) {
 	ls.forgetFlight(f)
 	late := f.late
 	ls.late -= len(late)
-	v := f.verdict(now)
 	if p := f.asked.webhook; r.err == nil && f.asked.key != "" && p.cache+p.staleFor > 0 {
-		ls.cache.put(&cached{lookupKey{p, f.asked.key}, f.asked.numbers, r.answer, int(f.status.Load()), now}, f.epoch)
+		ls.cache.put(&cached{lookupKey{p, f.asked.key}, f.asked.numbers, r.answer, r.status, now}, f.epoch)
 	}
-	changed := f.lane.leave(v, now)
+	news := f.judge(f.verdict(now), now)
 	close(f.done)
 	ls.mu.Unlock()
-	if changed {
-		ls.h.laneChanged(f.lane.state(f.asked.webhook.lane()))
-	}
+	ls.tell(news)
 	for _, then := range late {
 		then(f)
 	}
@@ -241,7 +277,7 @@ func (f *flight) verdict(now time.Time) verdict {
 	switch {
 	case errors.As(f.err, &status) && status.Status < 500 && status.Status >= 400:
 		return unclear
-	case f.overdue || took >= budget:
+	case took >= budget:
 		return broken
 	case f.usable():
 		if float64(took) > slowPart*float64(budget) {
@@ -332,7 +368,8 @@ func (h *Hooks) ask(ctx context.Context, f *flight) (r found) {
 	}
 	defer resp.Body.Close()
 	defer func(headers time.Time) { r.body = time.Since(headers) }(time.Now())
-	f.status.Store(int32(resp.StatusCode))
+	r.status = resp.StatusCode
+	f.status.Store(int32(r.status))
 	if resp.StatusCode == http.StatusNotFound { // nobody by that number
 		egress.Drain(resp)
 		return r
@@ -373,12 +410,19 @@ func (h *Hooks) exchange(f *flight, req *http.Request, r *found) (*http.Response
 	}
 }
 
-// states returns the lookups' lanes that are open or at work.
+// states returns the lookups' lanes that are open or at work. Of a webhook that was
+// published anew it is the one that was used last.
 func (ls *lookups) states() (out []LaneState) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	last := map[LaneRef]*lookupLane{}
 	for p, l := range ls.lanes {
-		if s := l.state(p.lane()); s.Trouble != "" || s.InFlight > 0 {
+		if other := last[p.lane()]; other == nil || l.used.After(other.used) {
+			last[p.lane()] = l
+		}
+	}
+	for ref, l := range last {
+		if s := l.state(ref); s.Trouble != "" || s.InFlight > 0 {
 			out = append(out, s)
 		}
 	}
@@ -411,23 +455,31 @@ func (h *Hooks) Warm(ctx context.Context, ref ConfigRef) error {
 	if err := h.client.Connect(ctx, origin); err != nil {
 		return fmt.Errorf("callhook: %s of %s could not be warmed: %w", p.ref.Webhook, ref, transportError(err))
 	}
+	if h.closed.Load() { // meanwhile
+		h.client.CloseIdle()
+		return ErrClosed
+	}
 	return nil
 }
 
 // Forget drops what is known about a phone number of a tenant: replies to lookups
 // that are kept in memory, and, where [Options.NumberKey] is set and the queue is
-// an [Inspector], deliveries in whatever state, as [Inspector.Erase] does. It
-// returns how many of both. What is on its way to an endpoint is not called back.
+// an [Inspector], deliveries in whatever state, as [Inspector.Erase] does. The number
+// may be written as it comes or as [Options.NormalizeNumber] writes it. It returns how
+// many of both. What is on its way to an endpoint is not called back.
 func (h *Hooks) Forget(ctx context.Context, tenant, number string) (int, error) {
 	n := 0
-	if plain := bare(number); plain != "" {
-		n = h.lookups.cache.forget(tenant, plain)
+	for _, number := range h.spellings(number) {
+		n += h.lookups.cache.forget(tenant, number)
+		in, ok := h.queue.(Inspector)
+		hash := h.NumberHash(number)
+		if !ok || hash == "" {
+			continue
+		}
+		erased, err := in.Erase(ctx, Filter{Tenant: tenant, Number: hash})
+		if n += erased; err != nil {
+			return n, err
+		}
 	}
-	in, ok := h.queue.(Inspector)
-	hash := h.NumberHash(number)
-	if !ok || hash == "" {
-		return n, nil
-	}
-	erased, err := in.Erase(ctx, Filter{Tenant: tenant, Number: hash})
-	return n + erased, err
+	return n, nil
 }

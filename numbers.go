@@ -3,6 +3,7 @@ package callhook
 import (
 	"crypto/hmac"
 	"crypto/sha256"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -15,10 +16,10 @@ func Withheld(number string) bool {
 	if user, _, ok := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(number, "sip:"), "sips:"), "@"); ok { // sip:anonymous@anonymous.invalid, RFC 3323
 		number = user
 	}
-	switch strings.TrimLeft(number, "+") {
+	switch number {
 	case "", "anonymous", "restricted", "private", "unavailable", "unknown", "blocked", "withheld", "private number", "private caller",
 		"no caller id", "nocallerid", "no-caller-id", "unknown caller", "caller unknown", "not available", "null", "none",
-		"266696687", "7378742833", "2562533", "8656696", "8566696", "86282452253", "464": // the ones that Twilio lists
+		"+266696687", "+7378742833", "+2562533", "+8656696", "+8566696", "+86282452253", "+464": // the ones that Twilio lists
 		return true
 	}
 	return false
@@ -44,6 +45,16 @@ func (h *Hooks) normal(call *Call) *Call {
 	c := *call
 	c.From, c.To, c.ForwardedFrom = from, to, forwarded
 	return &c
+}
+
+// spellings returns a number in the ways that it may be known by.
+func (h *Hooks) spellings(number string) (out []string) {
+	for _, number := range []string{number, h.normal(&Call{From: number}).From} {
+		if number = bare(number); number != "" && !slices.Contains(out, number) {
+			out = append(out, number)
+		}
+	}
+	return out
 }
 
 // NumberHash returns the hash under which a queue knows a phone number, for

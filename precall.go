@@ -1,6 +1,7 @@
 package callhook
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -28,9 +29,9 @@ type PreCallResult struct {
 	// Outcome says in a word how it went.
 	Outcome Outcome
 	// Err says why no reply was used, where that is not as it should be: with
-	// timeout and failed always, with skipped when the agent has no config
-	// ([ErrNoConfig]), and with empty when there was more than one match
-	// ([ErrNotUnique]). It is nil otherwise.
+	// timeout and failed always, with stale unless a newer one is being looked for,
+	// with skipped when the agent has no config ([ErrNoConfig]), and with empty when
+	// there was more than one match ([ErrNotUnique]). It is nil otherwise.
 	Err error
 	// Changes tell what became of every variable and directive. They hold no
 	// values.
@@ -107,7 +108,7 @@ func (r *PreCallResult) String() string {
 		b = fmt.Appendf(b, ", missing %d", n)
 	}
 	if r.Err != nil {
-		b = fmt.Appendf(b, ": %s", plainText(r.Err))
+		b = fmt.Appendf(b, ": %s", clean(plainText(r.Err))) // the host's may have more than a line
 	}
 	return string(b)
 }
@@ -270,7 +271,7 @@ func (h *Hooks) personalise(ctx context.Context, call *Call, start time.Time, re
 		answered = true
 		a.merge(call.Variables, answer, res)
 	case errors.Is(err, ErrNotUnique):
-		res.Outcome, res.Err, res.Reply = OutcomeEmpty, err, answer.raw
+		res.Outcome, res.Err, res.Reply = OutcomeEmpty, err, bytes.Clone(answer.raw)
 	case res.Outcome == OutcomeSkipped: // nothing said more
 		res.Outcome, res.Err = OutcomeFailed, err
 	}
@@ -343,8 +344,10 @@ func (h *Hooks) wait(ctx context.Context, a *agent, call *Call, q *question, res
 				res.Outcome, res.Err = OutcomeFailed, &TransportError{ctx.Err()}
 				return reading{}, res.Err
 			}
-			then, late := h.awaits(a, call)
-			if !h.lookups.leave(f, time.Since(start) >= a.preCall.timeout, then) {
+			then, late := h.awaits(a, call, start)
+			budget := a.preCall.timeout // it was the endpoint that took it, and not the config source
+			overdue := time.Since(start) >= budget && float64(time.Since(f.start)) > slowPart*float64(budget)
+			if !h.lookups.leave(f, overdue, then) {
 				late = closed
 			}
 			res.Late = late
@@ -353,7 +356,8 @@ func (h *Hooks) wait(ctx context.Context, a *agent, call *Call, q *question, res
 	}
 }
 
-// errOpen says that the endpoint was not asked. It stays inside: the outcome says it.
+// errOpen says that the endpoint was not asked, where an old reply is used instead.
+// Else the outcome says it.
 var errOpen = errors.New("callhook: the endpoint is down and was not asked")
 
 // overdue says that the time is up.
@@ -374,17 +378,18 @@ func (r *PreCallResult) saw(f *flight) {
 // took takes over what a request that ended tells of itself.
 func (r *PreCallResult) took(f *flight) {
 	r.saw(f)
+	r.Status = f.found.status // and not that of the request that was slower
 	r.Timing = Timing{f.timing.DNS, f.timing.Connect, f.timing.TLS, f.timing.FirstByte, f.body}
 }
 
 // awaits returns what makes a result of a late answer, merged as one in time would
 // have been, and where it arrives; nil where the config does not want it.
-func (h *Hooks) awaits(a *agent, call *Call) (then func(*flight), late chan *PreCallResult) {
+func (h *Hooks) awaits(a *agent, call *Call, start time.Time) (then func(*flight), late chan *PreCallResult) {
 	if a.preCall.lateFor == 0 {
 		return nil, closed
 	}
 	late = make(chan *PreCallResult, 1)
-	variables, start := maps.Clone(call.Variables), time.Now().Add(-a.preCall.timeout)
+	variables := unshared(map[string]any(call.Variables)).(map[string]any) // the call goes on
 	return func(f *flight) {
 		defer close(late)
 		if f.err != nil {
@@ -408,7 +413,11 @@ func (c *compiler) patience(p *preCall, w *PreCallWebhook, at string) {
 		}
 		return time.Duration(d)
 	}
-	p.hedgeAfter = within(w.HedgeAfter, p.timeout, at+".hedge_after")
+	most := p.timeout
+	if most < 0 { // a fault of its own
+		most = time.Minute
+	}
+	p.hedgeAfter = within(w.HedgeAfter, most, at+".hedge_after")
 	if p.hedgeAfter > 0 && p.method != http.MethodGet && !w.Idempotent {
 		c.fault(at+".hedge_after", `it may send a POST twice: say "idempotent": true if that does no harm, or leave it out`)
 	}

@@ -34,9 +34,9 @@ type Trace struct {
 	Delivered func(ctx context.Context, d *Delivery)
 	// Dead is called when a delivery is given up.
 	Dead func(ctx context.Context, d *Delivery, reason Reason)
-	// LaneDown is called when a webhook's deliveries stop: its endpoint is down
-	// ([ReasonDown]) or says that it is gone ([ReasonGone]). LaneUp is called when
-	// they go on.
+	// LaneDown is called when a webhook's endpoint is down ([ReasonDown]) or says that
+	// it is gone ([ReasonGone]): its deliveries wait, and its lookups are answered
+	// without it. LaneUp is called when they go on.
 	LaneDown func(l LaneState)
 	LaneUp   func(l LaneState)
 }
@@ -154,9 +154,9 @@ func (h *Hooks) laneChanged(l LaneState) {
 	f := h.trace.LaneUp
 	if l.Trouble != "" {
 		f = h.trace.LaneDown
-		h.log.Warn("callhook: a webhook's deliveries wait", "tenant", l.Tenant, "agent", l.Agent, "webhook", l.Webhook, "reason", string(l.Trouble))
+		h.log.Warn("callhook: a webhook waits", "tenant", l.Tenant, "agent", l.Agent, "webhook", l.Webhook, "reason", string(l.Trouble))
 	} else {
-		h.log.Info("callhook: a webhook's deliveries go on", "tenant", l.Tenant, "agent", l.Agent, "webhook", l.Webhook)
+		h.log.Info("callhook: a webhook goes on", "tenant", l.Tenant, "agent", l.Agent, "webhook", l.Webhook)
 	}
 	if f != nil {
 		_ = h.survive(func() { f(l) })

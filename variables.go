@@ -2,6 +2,7 @@ package callhook
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -296,8 +297,7 @@ func (a *agent) merge(call Variables, answer reading, res *PreCallResult) {
 	}
 	if a.preCall != nil {
 		for _, name := range a.preCall.response.required {
-			_, plain := res.Variables[name]
-			if _, secret := res.Secrets[name]; !plain && !secret {
+			if v := cmp.Or(res.Variables[name], res.Secrets[name]); v == nil || v == "" {
 				res.Missing = append(res.Missing, name)
 			}
 		}

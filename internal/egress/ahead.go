@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -14,7 +15,7 @@ import (
 const (
 	aheadTime   = time.Minute // how long a connection that was made ahead is kept
 	maxAhead    = 256         // of all endpoints
-	maxAheadOne = 2           // of one
+	maxAheadOne = 1           // of one: where it is dead, the next attempt is not to meet another that is
 )
 
 // ahead keeps connections that were made before anybody needed them. net/http has no way to put one into its pool, so it is
@@ -46,27 +47,44 @@ func (c *Client) Connect(ctx context.Context, u *url.URL) error {
 	default:
 		port = "80"
 	}
-	key := aheadKey{net.JoinHostPort(host, port), secure}
+	key := aheadKeyOf(net.JoinHostPort(host, port), secure)
 	if !c.ahead.room(key) {
 		return nil
 	}
-	conn, err := c.connectNow(&exchange{Context: ctx}, "tcp", key.addr, secure)
-	if err != nil {
+	done := make(chan error, 1)
+	go func() { // Options.Dial may not heed ctx
+		conn, err := c.connectNow(&exchange{Context: ctx}, "tcp", key.addr, secure)
+		if err == nil && (ctx.Err() != nil || !c.ahead.put(key, conn)) {
+			conn.Close()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
 		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	c.ahead.put(key, conn)
-	return nil
 }
+
+// aheadKeyOf spells an address in one way, as Transport does not.
+func aheadKeyOf(addr string, secure bool) aheadKey { return aheadKey{strings.ToLower(addr), secure} }
 
 func (a *ahead) room(key aheadKey) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.n < maxAhead && len(a.conns[key]) < maxAheadOne
+	return a.hasRoom(key)
 }
 
-func (a *ahead) put(key aheadKey, conn net.Conn) {
+func (a *ahead) hasRoom(key aheadKey) bool { return a.n < maxAhead && len(a.conns[key]) < maxAheadOne }
+
+// put reports whether it keeps conn.
+func (a *ahead) put(key aheadKey, conn net.Conn) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.hasRoom(key) { // others were faster
+		return false
+	}
 	if a.conns == nil {
 		a.conns = map[aheadKey][]*aheadConn{}
 	}
@@ -78,11 +96,12 @@ func (a *ahead) put(key aheadKey, conn net.Conn) {
 	})
 	a.conns[key] = append(a.conns[key], kept)
 	a.n++
+	return true
 }
 
 // take returns the connection that was kept last, nil for none.
 func (a *ahead) take(addr string, secure bool) net.Conn {
-	key := aheadKey{addr, secure}
+	key := aheadKeyOf(addr, secure)
 	for {
 		a.mu.Lock()
 		conns := a.conns[key]
@@ -138,8 +157,24 @@ func (e *exchange) tookAhead() {
 func (e *exchange) onAhead(err error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ahead && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || closedIdle(err)) {
-		return &connectError{err}
+	if e.ahead && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || closedIdle(err) || e.closedHTTP2(err)) {
+		return &aheadError{err}
 	}
 	return err
 }
+
+// closedHTTP2 recognises how HTTP/2 says it: an error that it keeps to itself, or one that a cut in the middle of an answer has
+// too.
+func (e *exchange) closedHTTP2(err error) bool {
+	switch err.Error() {
+	case "http2: client conn could not be established", "http2: client conn is closed":
+		return true
+	}
+	return errors.Is(err, io.ErrUnexpectedEOF) && !e.start.IsZero() && e.timing.FirstByte == 0
+}
+
+// aheadError is the error of a connection that was made ahead and died before it was used.
+type aheadError struct{ err error }
+
+func (e *aheadError) Error() string { return e.err.Error() }
+func (e *aheadError) Unwrap() error { return e.err }

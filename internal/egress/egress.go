@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -124,7 +125,8 @@ var errUpgrade = errors.New("the endpoint switched protocols unasked")
 // (which [http.NewRequest] sets for the readers of bytes and strings), and otherwise also that the request is a GET, HEAD, OPTIONS
 // or TRACE or has an Idempotency-Key header; an empty one (req.Header["Idempotency-Key"] = nil) says so without being sent.
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
-	return c.do(req, &exchange{Context: req.Context()})
+	ex := &exchange{Context: req.Context()}
+	return c.do(ex, ex, req)
 }
 
 // Timing says where the time of an exchange went, and to which address it went.
@@ -138,21 +140,14 @@ type Timing struct {
 func (c *Client) DoTimed(req *http.Request, t *Timing) (*http.Response, error) {
 	ex := &exchange{Context: req.Context(), start: time.Now()}
 	traced := httptrace.WithClientTrace(ex, &httptrace.ClientTrace{GotConn: ex.gotConn, GotFirstResponseByte: ex.firstByte})
-	resp, err := c.do(req.WithContext(traced), ex)
+	resp, err := c.do(traced, ex, req)
 	ex.mu.Lock() // a dial that nobody waits for may go on
 	*t = ex.timing
 	ex.mu.Unlock()
-	if resp != nil {
-		resp.Request = req
-	}
 	return resp, err
 }
 
-func (c *Client) do(req *http.Request, ex *exchange) (*http.Response, error) {
-	ctx := req.Context()
-	if ctx == ex.Context {
-		ctx = ex
-	}
+func (c *Client) do(ctx context.Context, ex *exchange, req *http.Request) (*http.Response, error) {
 	resp, err := c.transport.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		if context.Cause(ex) != ErrSuperseded { // another exchange may use what it was dialling
@@ -371,8 +366,13 @@ func (c *Client) connectNow(ctx context.Context, network, addr string, secure bo
 	return nil, &connectError{err}
 }
 
-func (c *Client) dial(ctx context.Context, network, addr, host string) (net.Conn, error) {
+func (c *Client) dial(ctx context.Context, network, addr, host string) (conn net.Conn, err error) {
 	if c.custom != nil {
+		defer func() {
+			if p := recover(); p != nil { // on a goroutine of net/http's, where it would end the process
+				conn, err = nil, fmt.Errorf("Options.Dial panicked: %v", p)
+			}
+		}()
 		conn, err := c.custom(ctx, network, addr)
 		if conn == nil && err == nil {
 			err = errors.New("Options.Dial returned no connection")

@@ -26,7 +26,7 @@ func IsConnectError(err error) bool {
 	if err == nil || isTimeout(err) || errors.Is(err, context.Canceled) {
 		return false
 	}
-	if is[*connectError](err) || is[*BlockedError](err) || is[*net.DNSError](err) {
+	if is[*connectError](err) || is[*aheadError](err) || is[*BlockedError](err) || is[*net.DNSError](err) {
 		return true
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
@@ -71,6 +71,8 @@ func Describe(err error) string {
 		return "unexpected protocol switch"
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), is[flate.CorruptInputError](err):
 		return "malformed gzip in the response"
+	case is[*aheadError](err):
+		return "connection closed before it was used"
 	case handshake && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)):
 		return "connection closed during the TLS handshake"
 	case errors.Is(err, io.ErrUnexpectedEOF):
