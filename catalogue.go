@@ -20,6 +20,8 @@ type Field struct {
 	// Path is what "fields" and placeholders name it by, like "call.from". A #
 	// stands for any element of an array: "call.transfers.#.to".
 	Path string `json:"path"`
+	// Title is its name for people, like "Calling number".
+	Title string `json:"title"`
 	// Type is "string", "number", "boolean", "time" (RFC 3339 text), "array" or "object".
 	Type string `json:"type"`
 	// Guidance says what it is, in one sentence.
@@ -37,21 +39,21 @@ type Field struct {
 func Fields(t Type) []Field {
 	on := typeSet(t)
 	var out []Field
-	add := func(path, typ, guidance, example string, has typeSetBits, def bool) {
+	add := func(path, title, typ, guidance, example string, has typeSetBits, def bool) {
 		if has&on == 0 {
 			return
 		}
-		out = append(out, Field{path, typ, guidance, example, has.types(), def})
+		out = append(out, Field{path, title, typ, guidance, example, has.types(), def})
 	}
 	for i := range eventFields {
 		f := &eventFields[i]
-		add("event."+f.name, f.typ, f.guidance, f.example, always, false)
+		add("event."+f.name, f.title, f.typ, f.guidance, f.example, always, false)
 	}
 	for i := range callFields {
 		f := &callFields[i]
-		add("call."+f.name, f.typ, f.guidance, f.example, f.has, f.defaultOn&on != 0)
+		add("call."+f.name, f.title, f.typ, f.guidance, f.example, f.has, f.defaultOn&on != 0)
 		for _, s := range f.sub {
-			add("call."+f.name+"."+s.name, s.typ, s.guidance, s.example, f.has, false)
+			add("call."+f.name+"."+s.name, s.title, s.typ, s.guidance, s.example, f.has, false)
 		}
 	}
 	return out
@@ -93,7 +95,7 @@ func (s typeSetBits) types() (out []Type) {
 // written. Call's own JSON, the payloads, the placeholders and the guidance are
 // all made from these rows.
 type callField struct {
-	name, typ         string
+	name, title, typ  string
 	guidance, example string
 	has               typeSetBits                // the types that can carry it
 	defaultOn         typeSetBits                // the types whose default payload carries it
@@ -105,34 +107,34 @@ type callField struct {
 	append            func(dst []byte, c *Call) ([]byte, error)
 }
 
-type subField struct{ name, typ, guidance, example string }
+type subField struct{ name, title, typ, guidance, example string }
 
 type eventField struct {
-	name, typ, guidance, example string
-	append                       func(dst []byte, e *Event) []byte
+	name, title, typ, guidance, example string
+	append                              func(dst []byte, e *Event) []byte
 }
 
 var eventFields = []eventField{
-	{"id", "string", "The delivery's id, also in the webhook-id header. The same when it is sent again.",
+	{"id", "Event id", "string", "The delivery's id, also in the webhook-id header. The same when it is sent again.",
 		`"msg_4tq2d4d7nh3zvnp2x6h7b2k5ru"`, func(b []byte, e *Event) []byte { return jsonappend.String(b, e.ID) }},
-	{"type", "string", "What happened: call.inbound, call.status, call.ended or call.analyzed.",
+	{"type", "Event", "string", "What happened: call.inbound, call.status, call.ended or call.analyzed.",
 		`"call.ended"`, func(b []byte, e *Event) []byte { return jsonappend.String(b, string(e.Type)) }},
-	{"timestamp", "time", "When it happened.",
+	{"timestamp", "Time of the event", "time", "When it happened.",
 		`"2026-03-02T09:34:12.480Z"`, func(b []byte, e *Event) []byte { return jsonappend.Time(b, e.Timestamp) }},
 }
 
-func text(name, guidance, example string, has, def typeSetBits, get func(*Call) string) callField {
-	return callField{name: name, typ: "string", guidance: guidance, example: `"` + example + `"`, has: has, defaultOn: def,
+func text(name, title, guidance, example string, has, def typeSetBits, get func(*Call) string) callField {
+	return callField{name: name, title: title, typ: "string", guidance: guidance, example: `"` + example + `"`, has: has, defaultOn: def,
 		append: func(dst []byte, c *Call) ([]byte, error) { return jsonappend.StringOrNull(dst, get(c)), nil }}
 }
 
-func moment(name, guidance, example string, has, def typeSetBits, get func(*Call) time.Time) callField {
-	return callField{name: name, typ: "time", guidance: guidance, example: `"` + example + `"`, has: has, defaultOn: def,
+func moment(name, title, guidance, example string, has, def typeSetBits, get func(*Call) time.Time) callField {
+	return callField{name: name, title: title, typ: "time", guidance: guidance, example: `"` + example + `"`, has: has, defaultOn: def,
 		append: func(dst []byte, c *Call) ([]byte, error) { return jsonappend.Time(dst, get(c)), nil }}
 }
 
-func integer(name, guidance, example string, has, def typeSetBits, get func(*Call) int64) callField {
-	return callField{name: name, typ: "number", guidance: guidance, example: example, has: has, defaultOn: def,
+func integer(name, title, guidance, example string, has, def typeSetBits, get func(*Call) int64) callField {
+	return callField{name: name, title: title, typ: "number", guidance: guidance, example: example, has: has, defaultOn: def,
 		append: func(dst []byte, c *Call) ([]byte, error) {
 			if n := get(c); n != 0 {
 				return strconv.AppendInt(dst, n, 10), nil
@@ -141,13 +143,13 @@ func integer(name, guidance, example string, has, def typeSetBits, get func(*Cal
 		}}
 }
 
-func object(name, guidance, example string, has, def typeSetBits, get func(*Call) map[string]any) callField {
-	return callField{name: name, typ: "object", guidance: guidance, example: example, has: has, defaultOn: def, free: true, members: get,
+func object(name, title, guidance, example string, has, def typeSetBits, get func(*Call) map[string]any) callField {
+	return callField{name: name, title: title, typ: "object", guidance: guidance, example: example, has: has, defaultOn: def, free: true, members: get,
 		append: func(dst []byte, c *Call) ([]byte, error) { return jsonappend.Object(dst, get(c)) }}
 }
 
-func duration(name, guidance, example string, unit time.Duration, get func(*Call) (time.Duration, bool)) callField {
-	return callField{name: name, typ: "number", guidance: guidance, example: example, has: fromLive, derived: true,
+func duration(name, title, guidance, example string, unit time.Duration, get func(*Call) (time.Duration, bool)) callField {
+	return callField{name: name, title: title, typ: "number", guidance: guidance, example: example, has: fromLive, derived: true,
 		append: func(dst []byte, c *Call) ([]byte, error) {
 			if d, ok := get(c); ok && d < 100*365*24*time.Hour { // longer is a date that is not known
 				return strconv.AppendInt(dst, int64((d+unit/2)/unit), 10), nil
@@ -159,112 +161,112 @@ func duration(name, guidance, example string, unit time.Duration, get func(*Call
 func derived(f callField) callField { f.derived = true; return f }
 
 var callFields = withKeys([]callField{
-	text("id", "The call's id in the platform.", "call_8f14e45f", always, always, func(c *Call) string { return c.ID }),
-	text("tenant_id", "The customer that the agent belongs to.", "acme", always, always, func(c *Call) string { return c.TenantID }),
-	text("agent_id", "The agent that took or made the call.", "reception", always, always, func(c *Call) string { return c.AgentID }),
-	text("agent_name", "The agent's name as people know it.", "Reception", always, onPreCall|onPostCall, func(c *Call) string { return c.AgentName }),
-	integer("config_revision", "The revision of the agent's configuration that the call began with.", "7", always, onPreCall|onPostCall,
+	text("id", "Call id", "The call's id in the platform.", "call_8f14e45f", always, always, func(c *Call) string { return c.ID }),
+	text("tenant_id", "Customer", "The customer that the agent belongs to.", "acme", always, always, func(c *Call) string { return c.TenantID }),
+	text("agent_id", "Agent id", "The agent that took or made the call.", "reception", always, always, func(c *Call) string { return c.AgentID }),
+	text("agent_name", "Agent's name", "The agent's name as people know it.", "Reception", always, onPreCall|onPostCall, func(c *Call) string { return c.AgentName }),
+	integer("config_revision", "Revision", "The revision of the agent's configuration that the call began with.", "7", always, onPreCall|onPostCall,
 		func(c *Call) int64 { return int64(c.ConfigRevision) }),
-	text("direction", "Who called whom: inbound, outbound or web.", "inbound", always, always, func(c *Call) string { return string(c.Direction) }),
-	text("channel", "How the call came, like phone, sip or web.", "phone", always, onPreCall|onPostCall, func(c *Call) string { return c.Channel }),
-	text("from", "The calling number; null when the caller withheld it.", "+442079460123", always, always, func(c *Call) string { return c.From }),
-	text("from_name", "The caller's name as the network displays it.", "ADA LOVELACE", always, onPreCall|onPostCall, func(c *Call) string { return c.FromName }),
-	text("from_verified", "How far the network vouches for the calling number (STIR/SHAKEN): A, B or C.", "A", always, onPreCall|onPostCall,
+	text("direction", "Direction", "Who called whom: inbound, outbound or web.", "inbound", always, always, func(c *Call) string { return string(c.Direction) }),
+	text("channel", "Channel", "How the call came, like phone, sip or web.", "phone", always, onPreCall|onPostCall, func(c *Call) string { return c.Channel }),
+	text("from", "Calling number", "The calling number; null when the caller withheld it.", "+442079460123", always, always, func(c *Call) string { return c.From }),
+	text("from_name", "Caller's displayed name", "The caller's name as the network displays it.", "ADA LOVELACE", always, onPreCall|onPostCall, func(c *Call) string { return c.FromName }),
+	text("from_verified", "Calling number verified", "How far the network vouches for the calling number (STIR/SHAKEN): A, B or C.", "A", always, onPreCall|onPostCall,
 		func(c *Call) string { return c.FromVerified }),
-	text("to", "The called number.", "+442079460999", always, always, func(c *Call) string { return c.To }),
-	text("forwarded_from", "The number that forwarded the call.", "+442079460555", always, always, func(c *Call) string { return c.ForwardedFrom }),
-	text("provider_call_id", "The telephony provider's id of the call, like a Twilio CallSid.", "CA1f2e3d4c5b6a79880", always, always,
+	text("to", "Called number", "The called number.", "+442079460999", always, always, func(c *Call) string { return c.To }),
+	text("forwarded_from", "Forwarding number", "The number that forwarded the call.", "+442079460555", always, always, func(c *Call) string { return c.ForwardedFrom }),
+	text("provider_call_id", "Provider's call id", "The telephony provider's id of the call, like a Twilio CallSid.", "CA1f2e3d4c5b6a79880", always, always,
 		func(c *Call) string { return c.ProviderCallID }),
-	{name: "sip_headers", typ: "object", guidance: "SIP headers of the call. Sent only where it is selected.",
+	{name: "sip_headers", title: "SIP headers", typ: "object", guidance: "SIP headers of the call. Sent only where it is selected.",
 		example: `{"X-Account":"42"}`, has: always, free: true,
 		append: func(dst []byte, c *Call) ([]byte, error) { return appendTexts(dst, c.SIPHeaders), nil }},
-	text("status", "Where the call stands, like in_progress, transfer_started or completed.", "completed", always, always, func(c *Call) string { return string(c.Status) }),
-	text("previous_status", "Where the call stood before.", "in_progress", fromLive, fromLive, func(c *Call) string { return string(c.PreviousStatus) }),
-	text("status_reason", "Why the status changed.", "caller_hung_up", fromLive, fromLive, func(c *Call) string { return c.StatusReason }),
-	moment("status_at", "When the status changed.", "2026-03-02T09:34:12.480Z", fromLive, fromLive, func(c *Call) time.Time { return c.StatusAt }),
-	integer("sequence", "The number of the status change within the call, from 1. Put events in order by it.", "4", fromLive, fromLive,
+	text("status", "Status", "Where the call stands, like in_progress, transfer_started or completed.", "completed", always, always, func(c *Call) string { return string(c.Status) }),
+	text("previous_status", "Status before", "Where the call stood before.", "in_progress", fromLive, fromLive, func(c *Call) string { return string(c.PreviousStatus) }),
+	text("status_reason", "Reason for the status", "Why the status changed.", "caller_hung_up", fromLive, fromLive, func(c *Call) string { return c.StatusReason }),
+	moment("status_at", "Time of the status", "When the status changed.", "2026-03-02T09:34:12.480Z", fromLive, fromLive, func(c *Call) time.Time { return c.StatusAt }),
+	integer("sequence", "Number of the change", "The number of the status change within the call, from 1. Put events in order by it.", "4", fromLive, fromLive,
 		func(c *Call) int64 { return c.Sequence }),
-	moment("started_at", "When the call began to ring.", "2026-03-02T09:30:00.000Z", always, onPreCall|onPostCall, func(c *Call) time.Time { return c.StartedAt }),
-	moment("answered_at", "When the call was answered; null when it was not.", "2026-03-02T09:30:04.120Z", fromLive, onPostCall, func(c *Call) time.Time { return c.AnsweredAt }),
-	moment("ended_at", "When the call ended.", "2026-03-02T09:34:12.480Z", fromLive, onPostCall, func(c *Call) time.Time { return c.EndedAt }),
-	moment("analyzed_at", "When summary, sentiment and evaluation were ready.", "2026-03-02T09:34:40.000Z", onPostCall, onPostCall, func(c *Call) time.Time { return c.AnalyzedAt }),
-	text("timezone", "The time zone of the call, which the date filter uses.", "Europe/London", always, onPreCall|onPostCall, func(c *Call) string { return c.Timezone }),
-	text("end_reason", "Why the call ended.", "hangup", fromLive, onPostCall, func(c *Call) string { return c.EndReason }),
-	text("ended_by", "Who ended it, like caller or agent.", "caller", fromLive, onPostCall, func(c *Call) string { return c.EndedBy }),
-	{name: "transfers", typ: "array", guidance: "The transfers that were tried, in order.",
+	moment("started_at", "Start", "When the call began to ring.", "2026-03-02T09:30:00.000Z", always, onPreCall|onPostCall, func(c *Call) time.Time { return c.StartedAt }),
+	moment("answered_at", "Answer", "When the call was answered; null when it was not.", "2026-03-02T09:30:04.120Z", fromLive, onPostCall, func(c *Call) time.Time { return c.AnsweredAt }),
+	moment("ended_at", "End", "When the call ended.", "2026-03-02T09:34:12.480Z", fromLive, onPostCall, func(c *Call) time.Time { return c.EndedAt }),
+	moment("analyzed_at", "Analysis", "When summary, sentiment and evaluation were ready.", "2026-03-02T09:34:40.000Z", onPostCall, onPostCall, func(c *Call) time.Time { return c.AnalyzedAt }),
+	text("timezone", "Time zone", "The time zone of the call, which the date filter uses.", "Europe/London", always, onPreCall|onPostCall, func(c *Call) string { return c.Timezone }),
+	text("end_reason", "Reason for the end", "Why the call ended.", "hangup", fromLive, onPostCall, func(c *Call) string { return c.EndReason }),
+	text("ended_by", "Ended by", "Who ended it, like caller or agent.", "caller", fromLive, onPostCall, func(c *Call) string { return c.EndedBy }),
+	{name: "transfers", title: "Transfers", typ: "array", guidance: "The transfers that were tried, in order.",
 		example: `[{"to":"+442079460777","type":"warm","status":"transfer_connected"}]`, has: fromLive, defaultOn: fromLive,
 		sub: []subField{
-			{"#.to", "string", "Where the call was sent.", `"+442079460777"`},
-			{"#.type", "string", "How it was sent, like cold or warm.", `"warm"`},
-			{"#.status", "string", "How the transfer went.", `"transfer_connected"`},
-			{"#.reason", "string", "Why it failed.", `"no_answer"`},
-			{"#.started_at", "time", "When it began.", `"2026-03-02T09:32:00.000Z"`},
-			{"#.ended_at", "time", "When it was over.", `"2026-03-02T09:32:20.000Z"`},
+			{"#.to", "Transferred to", "string", "Where the call was sent.", `"+442079460777"`},
+			{"#.type", "Kind of transfer", "string", "How it was sent, like cold or warm.", `"warm"`},
+			{"#.status", "Outcome of the transfer", "string", "How the transfer went.", `"transfer_connected"`},
+			{"#.reason", "Reason for the failure", "string", "Why it failed.", `"no_answer"`},
+			{"#.started_at", "Start of the transfer", "time", "When it began.", `"2026-03-02T09:32:00.000Z"`},
+			{"#.ended_at", "End of the transfer", "time", "When it was over.", `"2026-03-02T09:32:20.000Z"`},
 		},
 		append: func(dst []byte, c *Call) ([]byte, error) {
 			return appendArray(dst, c.Transfers, appendTransfer), nil
 		}},
-	text("answered_by", "Who answered an outbound call, like human or machine.", "human", fromLive, onPostCall, func(c *Call) string { return c.AnsweredBy }),
-	text("language", "The language of the conversation.", "en-GB", always, onPreCall|onPostCall, func(c *Call) string { return c.Language }),
-	{name: "tags", typ: "array", guidance: "The platform's labels for the call.", example: `["vip"]`, has: always, defaultOn: onPreCall | onPostCall,
+	text("answered_by", "Answered by", "Who answered an outbound call, like human or machine.", "human", fromLive, onPostCall, func(c *Call) string { return c.AnsweredBy }),
+	text("language", "Language", "The language of the conversation.", "en-GB", always, onPreCall|onPostCall, func(c *Call) string { return c.Language }),
+	{name: "tags", title: "Tags", typ: "array", guidance: "The platform's labels for the call.", example: `["vip"]`, has: always, defaultOn: onPreCall | onPostCall,
 		append: func(dst []byte, c *Call) ([]byte, error) {
 			return appendArray(dst, c.Tags, func(dst []byte, s *string) []byte { return jsonappend.String(dst, *s) }), nil
 		}},
-	object("variables", "The conversation's variables; one of them is call.variables.NAME.", `{"customer_name":"Ada"}`, always, onPreCall|onPostCall,
+	object("variables", "Variables", "The conversation's variables; one of them is call.variables.NAME.", `{"customer_name":"Ada"}`, always, onPreCall|onPostCall,
 		func(c *Call) map[string]any { return c.Variables }),
-	object("metadata", "Data that the platform passes through and the model never sees.", `{"crm_id":12345678901234567890}`, always, onPreCall|onPostCall,
+	object("metadata", "Metadata", "Data that the platform passes through and the model never sees.", `{"crm_id":12345678901234567890}`, always, onPreCall|onPostCall,
 		func(c *Call) map[string]any { return c.Metadata }),
-	object("collected", "What the agent extracted from the conversation.", `{"wants_callback":true}`, fromLive, onPostCall,
+	object("collected", "Collected data", "What the agent extracted from the conversation.", `{"wants_callback":true}`, fromLive, onPostCall,
 		func(c *Call) map[string]any { return c.Collected }),
-	{name: "transcript", typ: "array", guidance: "The conversation, turn by turn.",
+	{name: "transcript", title: "Transcript", typ: "array", guidance: "The conversation, turn by turn.",
 		example: `[{"role":"agent","text":"Hi Ada","start":0,"end":1.2,"tool":null}]`, has: fromLive, defaultOn: onPostCall,
 		sub: []subField{
-			{"#.role", "string", "Who spoke: agent, user, tool or system.", `"agent"`},
-			{"#.text", "string", "What was said.", `"Hi Ada"`},
-			{"#.start", "number", "Seconds from the start of the call.", "0"},
-			{"#.end", "number", "Seconds from the start of the call.", "1.2"},
-			{"#.tool", "object", "The tool that the agent called.", `{"name":"book","id":"t1","arguments":{},"result":{}}`},
-			{"#.tool.name", "string", "The tool's name.", `"book"`},
-			{"#.tool.id", "string", "The tool call's id.", `"t1"`},
-			{"#.tool.arguments", "object", "What the model passed. Not part of the default payload.", `{}`},
-			{"#.tool.result", "object", "What the tool answered.", `{}`},
+			{"#.role", "Speaker", "string", "Who spoke: agent, user, tool or system.", `"agent"`},
+			{"#.text", "Words", "string", "What was said.", `"Hi Ada"`},
+			{"#.start", "Start of the turn", "number", "Seconds from the start of the call.", "0"},
+			{"#.end", "End of the turn", "number", "Seconds from the start of the call.", "1.2"},
+			{"#.tool", "Tool call", "object", "The tool that the agent called.", `{"name":"book","id":"t1","arguments":{},"result":{}}`},
+			{"#.tool.name", "Tool", "string", "The tool's name.", `"book"`},
+			{"#.tool.id", "Tool call id", "string", "The tool call's id.", `"t1"`},
+			{"#.tool.arguments", "Tool's arguments", "object", "What the model passed. Not part of the default payload.", `{}`},
+			{"#.tool.result", "Tool's answer", "object", "What the tool answered.", `{}`},
 		},
 		append: func(dst []byte, c *Call) ([]byte, error) { return appendTranscript(dst, c.Transcript, true) }},
-	text("summary", "The conversation in a few sentences. Ready when the call is analyzed.", "Ada moved her appointment to Friday.", fromLive, onPostCall,
+	text("summary", "Summary", "The conversation in a few sentences. Ready when the call is analyzed.", "Ada moved her appointment to Friday.", fromLive, onPostCall,
 		func(c *Call) string { return c.Summary }),
-	text("sentiment", "The caller's mood. Ready when the call is analyzed.", "positive", onPostCall, onPostCall, func(c *Call) string { return c.Sentiment }),
-	{name: "successful", typ: "boolean", guidance: "Whether the call reached its goal; null when not known.", example: "true", has: onPostCall, defaultOn: onPostCall,
+	text("sentiment", "Sentiment", "The caller's mood. Ready when the call is analyzed.", "positive", onPostCall, onPostCall, func(c *Call) string { return c.Sentiment }),
+	{name: "successful", title: "Successful", typ: "boolean", guidance: "Whether the call reached its goal; null when not known.", example: "true", has: onPostCall, defaultOn: onPostCall,
 		append: func(dst []byte, c *Call) ([]byte, error) {
 			if c.Successful == nil {
 				return append(dst, "null"...), nil
 			}
 			return strconv.AppendBool(dst, *c.Successful), nil
 		}},
-	object("evaluation", "The results of the platform's own criteria. Ready when the call is analyzed.", `{"greeted":true}`, onPostCall, onPostCall,
+	object("evaluation", "Evaluation", "The results of the platform's own criteria. Ready when the call is analyzed.", `{"greeted":true}`, onPostCall, onPostCall,
 		func(c *Call) map[string]any { return c.Evaluation }),
-	{name: "recording", typ: "object", guidance: "The audio of the call.", has: onPostCall, defaultOn: onPostCall,
+	{name: "recording", title: "Recording", typ: "object", guidance: "The audio of the call.", has: onPostCall, defaultOn: onPostCall,
 		example: `{"url":"https://cdn.example.com/r/1.mp3","expires_at":"2026-03-09T09:34:12.480Z","channels":2}`,
 		sub: []subField{
-			{"url", "string", "Where the audio is.", `"https://cdn.example.com/r/1.mp3"`},
-			{"expires_at", "time", "When the link stops working; null when never.", `"2026-03-09T09:34:12.480Z"`},
-			{"channels", "number", "1 when mixed, 2 when each side has a channel.", "2"},
+			{"url", "Link to the recording", "string", "Where the audio is.", `"https://cdn.example.com/r/1.mp3"`},
+			{"expires_at", "Link works until", "time", "When the link stops working; null when never.", `"2026-03-09T09:34:12.480Z"`},
+			{"channels", "Audio channels", "number", "1 when mixed, 2 when each side has a channel.", "2"},
 		},
 		append: func(dst []byte, c *Call) ([]byte, error) { return appendRecording(dst, c.Recording), nil }},
-	{name: "cost", typ: "object", guidance: "What the call cost. Sent only where it is selected.", has: onPostCall,
+	{name: "cost", title: "Cost", typ: "object", guidance: "What the call cost. Sent only where it is selected.", has: onPostCall,
 		example: `{"total":0.42,"currency":"USD","parts":{"telephony":0.10,"model":0.32}}`,
 		sub: []subField{
-			{"total", "number", "The sum.", "0.42"},
-			{"currency", "string", "The currency (ISO 4217).", `"USD"`},
-			{"parts", "object", "The sum's parts; one of them is call.cost.parts.NAME.", `{"telephony":0.10}`},
-			{"parts.*", "number", "One part of the sum.", "0.10"},
+			{"total", "Total cost", "number", "The sum.", "0.42"},
+			{"currency", "Currency", "string", "The currency (ISO 4217).", `"USD"`},
+			{"parts", "Parts of the cost", "object", "The sum's parts; one of them is call.cost.parts.NAME.", `{"telephony":0.10}`},
+			{"parts.*", "A part of the cost", "number", "One part of the sum.", "0.10"},
 		},
 		append: func(dst []byte, c *Call) ([]byte, error) { return appendCost(dst, c.Cost) }},
-	text("error", "What went wrong in the platform.", "speech recognition stopped", fromLive, onPostCall, func(c *Call) string { return c.Error }),
+	text("error", "Error", "What went wrong in the platform.", "speech recognition stopped", fromLive, onPostCall, func(c *Call) string { return c.Error }),
 
-	duration("duration_seconds", "Whole seconds from the first ring to the end. HubSpot wants duration_ms.", "252", time.Second, (*Call).lasted),
-	duration("duration_ms", "Milliseconds from the first ring to the end.", "252480", time.Millisecond, (*Call).lasted),
-	duration("talk_seconds", "Whole seconds from the answer to the end; null when nobody answered.", "248", time.Second, (*Call).talked),
-	{name: "transcript_text", typ: "string", guidance: "The conversation as one text, a line a turn.", example: `"Agent: Hi Ada\nCaller: Hello"`, has: fromLive, derived: true,
+	duration("duration_seconds", "Duration in seconds", "Whole seconds from the first ring to the end. HubSpot wants duration_ms.", "252", time.Second, (*Call).lasted),
+	duration("duration_ms", "Duration in milliseconds", "Milliseconds from the first ring to the end.", "252480", time.Millisecond, (*Call).lasted),
+	duration("talk_seconds", "Talk time in seconds", "Whole seconds from the answer to the end; null when nobody answered.", "248", time.Second, (*Call).talked),
+	{name: "transcript_text", title: "Transcript as text", typ: "string", guidance: "The conversation as one text, a line a turn.", example: `"Agent: Hi Ada\nCaller: Hello"`, has: fromLive, derived: true,
 		append: func(dst []byte, c *Call) ([]byte, error) {
 			raw, err := appendTranscript(nil, c.Transcript, false)
 			if err != nil || c.Transcript == nil {
@@ -272,7 +274,7 @@ var callFields = withKeys([]callField{
 			}
 			return jsonappend.String(dst, template.PlainText(gjson.ParseBytes(raw))), nil
 		}},
-	derived(text("customer_number", "The human side's number: from on an inbound call, to on an outbound one.", "+442079460123", always, 0, (*Call).customerNumber)),
+	derived(text("customer_number", "Customer's number", "The human side's number: from on an inbound call, to on an outbound one.", "+442079460123", always, 0, (*Call).customerNumber)),
 })
 
 func withKeys(fields []callField) []callField {

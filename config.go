@@ -19,6 +19,9 @@ import (
 // A Config that was given to [Static] or to a [ConfigSource] must not be changed
 // any more.
 type Config struct {
+	// Schema is where an editor finds [Schema], like "./config.schema.json". Nothing
+	// else reads it.
+	Schema string `json:"$schema,omitempty"`
 	// TenantID is the customer that the agent belongs to; empty in a
 	// single-tenant runtime. It must equal the calls' tenant_id.
 	TenantID string `json:"tenant_id,omitempty"`
@@ -188,8 +191,15 @@ func (c *Config) Validate() error {
 // ErrNoConfig says that an agent has no config in production, and so no webhooks.
 var ErrNoConfig = errors.New("callhook: the agent has no config in production")
 
-// ConfigSource is where [Hooks] finds the config of an agent. Its methods are
-// called often, by many goroutines at once, so it answers from memory.
+// ConfigSource is where [Hooks] finds the config of an agent: [Static], [Configs]
+// or the host's own. Its methods are called often, by many goroutines at once, so
+// it answers from memory.
+//
+// A source may have the method Watch of [ConfigStore] besides. Then it is asked
+// once, and what it said serves until Watch tells of a change: while [Hooks.Run]
+// is under way, which calls Watch, and calls it again a second after it returned.
+// A publish reaches what waits at once. While nobody watches, what the source said
+// serves for a second, and for 5 seconds when it fails.
 type ConfigSource interface {
 	// Config returns the config in production, or the revision asked for when
 	// ref.Revision is not zero; for a revision that it does not keep, the one in
@@ -198,14 +208,21 @@ type ConfigSource interface {
 	// again costs nothing. The error for an agent without one is [ErrNoConfig]. On
 	// another error, and when ctx ends, which it does after 2 seconds, Hooks goes
 	// on with the last config that it got: that of the revision, or of production.
+	// Where it has none yet, a config beside the error serves.
 	Config(ctx context.Context, ref ConfigRef) (*Config, error)
 }
 
 // ConfigRef names a config.
 type ConfigRef struct {
 	Tenant, Agent string
-	Revision      int // zero: the one in production
+	Revision      int // its number, or Production, or Draft
 }
+
+// The values of [ConfigRef.Revision] that are not a revision's number.
+const (
+	Production = 0  // the config that calls use
+	Draft      = -1 // the one that is edited
+)
 
 // Static returns a source that has these configs in production for ever. [New]
 // validates them.
@@ -248,6 +265,9 @@ func (s static) validate() error {
 	}
 	return errors.Join(all...)
 }
+
+// production is the agent's config that calls use.
+func (r ConfigRef) production() ConfigRef { return ConfigRef{Tenant: r.Tenant, Agent: r.Agent} }
 
 // String is "agent NAME", with the tenant before it.
 func (r ConfigRef) String() string {

@@ -97,7 +97,7 @@ func TestConfigBounds(t *testing.T) {
 	}{
 		"bytes":           {config: `{"agent_id":"` + strings.Repeat("a", 1<<20) + `"}`, want: []string{"the config has 1048591 bytes; at most 1048576 are read"}},
 		"depth":           {config: strings.Repeat("[", 20_000), want: []string{"this is not JSON: line 1, column 10001: it is nested too deep"}},
-		"unknown names":   {config: `{` + list(`"xxxxxxxxN":1`, 3000) + `}`, want: []string{"xxxxxxxx0: there is no such field; the fields here are tenant_id, agent_id, revision, timezone, variables, pre_call, call_status, post_call"}, count: 1000},
+		"unknown names":   {config: `{` + list(`"xxxxxxxxN":1`, 3000) + `}`, want: []string{"xxxxxxxx0: there is no such field; the fields here are $schema, tenant_id, agent_id, revision, timezone, variables, pre_call, call_status, post_call"}, count: 1000},
 		"variables":       {config: `{"agent_id":"a","variables":[` + list(`{"name":"vN"}`, 501) + `]}`, want: []string{"variables: 501 are declared; at most 500 can be"}},
 		"status webhooks": {config: `{"agent_id":"a","call_status":[` + list(`{"name":"n-N","url":"https://h.example/"}`, 51) + `]}`, want: []string{"call_status: there are 51; at most 50 are possible"}},
 		"post-call webhooks": {config: `{"agent_id":"a","post_call":[` + list(`{"name":"n-N","url":"https://h.example/"}`, 2000) + `]}`,
@@ -276,75 +276,6 @@ func TestConfigError(t *testing.T) {
 	}
 	if err := (*callhook.Config)(nil).Validate(); err == nil {
 		t.Error("a nil config is valid")
-	}
-}
-
-func TestLint(t *testing.T) {
-	for name, test := range map[string]struct {
-		config string
-		want   []string
-	}{
-		"clean": {config: `{"agent_id":"a","variables":[{"name":"k","secret":true},{"name":"n","default":"x"}],
-			"pre_call":{"url":"https://h.example/?n={{call.from}}&sort_key=${K}","method":"GET","headers":{"Authorization":"Bearer ${T}","Idempotency-Key":"{{event.id}}"}},
-			"call_status":[{"url":"http://localhost:5678/webhook/x","secrets":["${S}"]},{"name":"b","url":"http://127.0.0.1/"},{"name":"c","url":"http://10.1.2.3/"},{"name":"d","url":"http://[::1]:80/"}],
-			"post_call":[{"url":"https://hooks.zapier.com/hooks/catch/1/${Z}/","payload":{"flat":true,"fields":["call.summary"]},"on":"analyzed"},
-				{"name":"z2","url":"https://hooks.zapier.com/hooks/catch/1/${Z}/","payload":{"template":{"a":"{{call.id}}"}}},
-				{"name":"default","url":"https://h.example/"}]}`},
-		"http": {config: `{"agent_id":"a","pre_call":{"url":"http://crm.example/"},"call_status":[{"url":"http://h.example/"}],"post_call":[{"url":"http://8.8.8.8/"}]}`, want: []string{
-			"pre_call.url: http:// sends the call's data and the headers in the clear: use https://",
-			"call_status[0].url: http:// sends the call's data and the headers in the clear: use https://",
-			"post_call[0].url: http:// sends the call's data and the headers in the clear: use https://"}},
-		"statuses": {config: `{"agent_id":"a","call_status":[{"url":"https://h.example/","statuses":["transfer_start","on_hold","completed"]}]}`, want: []string{
-			`call_status[0].statuses[0]: "transfer_start" is a status of the runtime's own, if it has one (did you mean "transfer_started"?)`}},
-		"n8n test": {config: `{"agent_id":"a","post_call":[{"url":"https://n8n.example/webhook-test/abc"}]}`, want: []string{
-			"post_call[0].url: an n8n test URL answers only while its editor listens: use the production URL (/webhook/)"}},
-		"secrets": {config: `{"agent_id":"a","variables":[{"name":"k","secret":true,"default":"tok"}],
-			"pre_call":{"url":"https://h.example/?api_key=abc&keyword=x","query":{"token":"abc","access_token":"${T}","q":"abc"},"headers":{"authorization":"Bearer abc","X-Api-Key":"abc","Cookie":"a=b","X-Auth-Token":"${T}","X-Password":"p","Accept":"*/*","Idempotency-Key":"x","X-Empty-Token":""}},
-			"call_status":[{"url":"https://h.example/","secrets":["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw","${S}"]}]}`, want: []string{
-			"variables[0].default: a secret is written here, where everybody who sees the config can read it: let the reply or the call give it",
-			"pre_call.url: the value of api_key seems to be a secret, which everybody who sees the config can read: refer to it as ${NAME}",
-			"pre_call.headers.Cookie: a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}",
-			"pre_call.headers.X-Api-Key: a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}",
-			"pre_call.headers.X-Password: a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}",
-			"pre_call.headers.authorization: a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}",
-			"pre_call.query: the value of token seems to be a secret, which everybody who sees the config can read: refer to it as ${NAME}",
-			"call_status[0].secrets[0]: a key is written here, where everybody who sees the config can read it: refer to it as ${NAME}"}},
-		"too early": {config: `{"agent_id":"a","post_call":[{"url":"https://h.example/","headers":{"X":"{{call.sentiment}}"},"payload":{"fields":["call.id","call.summary","call.evaluation.score",{"path":"call.summary","as":"again"}]}},
-			{"name":"b","url":"https://h.example/","on":"ended","payload":{"template":{"a":"{{call.successful}}","b":"{{call.analyzed_at}}"}}}]}`, want: []string{
-			`post_call[0].payload: call.evaluation.score is seldom ready when the call ends: use "on": "analyzed", or expect null`,
-			`post_call[0].payload: call.sentiment is seldom ready when the call ends: use "on": "analyzed", or expect null`,
-			`post_call[0].payload: call.summary is seldom ready when the call ends: use "on": "analyzed", or expect null`,
-			`post_call[1].payload: call.analyzed_at is seldom ready when the call ends: use "on": "analyzed", or expect null`,
-			`post_call[1].payload: call.successful is seldom ready when the call ends: use "on": "analyzed", or expect null`}},
-		"Zapier": {config: `{"agent_id":"a","call_status":[{"url":"https://hooks.zapier.com/hooks/catch/1/x/"}],"post_call":[{"url":"https://hooks.zapier.com/hooks/catch/1/x/","payload":{"fields":["call.id"]}}]}`, want: []string{
-			`call_status[0].payload: Zapier cannot nest: it shows a__b for objects and pulls lists apart; use "flat": true`,
-			`post_call[0].payload: Zapier cannot nest: it shows a__b for objects and pulls lists apart; use "flat": true`}},
-		"the same for everybody": {config: `{"agent_id":"a","pre_call":{"url":"https://h.example/?x=1","method":"GET"}}`, want: []string{
-			"pre_call: nothing of the call is sent, so the reply is the same for every caller: put {{call.from}} into the query"}},
-		"secrets in a body": {config: `{"agent_id":"a","pre_call":{"url":"https://h.example/","body":{"k":"${K}"}},"post_call":[{"url":"https://h.example/","payload":{"template":["${K}"]}}]}`, want: []string{
-			"pre_call.body: ${…} is sent as it stands: a secret can be referred to in the URL, in headers and in secrets, but not in a body",
-			"post_call[0].payload.template: ${…} is sent as it stands: a secret can be referred to in the URL, in headers and in secrets, but not in a body"}},
-		"examples": {config: `{"agent_id":"a","pre_call":{"url":"https://h.example/YOUR_PLACE/x","headers":{"X":"YOUR_HEADER"},"query":{"l":"YOUR_LOCATION"},"body":{"a":"YOUR_BODY, {{call.from}}"}}}`, want: []string{
-			"pre_call.url: YOUR_PLACE comes from an example: write your own value",
-			"pre_call.headers.X: YOUR_HEADER comes from an example: write your own value",
-			"pre_call.query.l: YOUR_LOCATION comes from an example: write your own value",
-			"pre_call.body: YOUR_BODY comes from an example: write your own value"}},
-		"not valid": {config: `{"pre_call":{"url":"http://{{x}}/","method":"GET"},"post_call":[{"url":"http://h.example/webhook-test/","payload":{"fields":["call.nope","call.summary"]}}]}`, want: []string{
-			"pre_call.url: http:// sends the call's data and the headers in the clear: use https://",
-			"pre_call: nothing of the call is sent, so the reply is the same for every caller: put {{call.from}} into the query",
-			"post_call[0].url: http:// sends the call's data and the headers in the clear: use https://",
-			"post_call[0].url: an n8n test URL answers only while its editor listens: use the production URL (/webhook/)",
-			`post_call[0].payload: call.summary is seldom ready when the call ends: use "on": "analyzed", or expect null`}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var got []string
-			for _, f := range parse(t, test.config).Lint() {
-				got = append(got, f.String())
-			}
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
 	}
 }
 
@@ -555,8 +486,8 @@ func TestPreview(t *testing.T) {
 	if _, err := c.Preview("nobody", call); err == nil || !strings.Contains(err.Error(), `no webhook "nobody"`) {
 		t.Errorf("a webhook that does not exist: %v", err)
 	}
-	if _, err := c.Preview("log", nil); !errors.Is(err, callhook.ErrInvalidCall) {
-		t.Errorf("no call: %v", err)
+	if p, err := c.Preview("log", nil); err != nil || !strings.Contains(string(p.Body), `"agent_id":"a"`) {
+		t.Errorf("no call: %v, %v", p, err)
 	}
 	if _, err := c.Preview("log", &callhook.Call{ID: "c1"}); !errors.Is(err, callhook.ErrInvalidCall) {
 		t.Errorf("a call without an agent: %v", err)

@@ -16,8 +16,7 @@
 // The last two return as soon as the event is stored. [Hooks.Run] delivers what is
 // stored, each event to each webhook at least once, however long the endpoint is
 // down (72 hours unless told). Each webhook has a lane of its own, so that what one
-// endpoint cannot take concerns no other: [Hooks.Lanes] tells which ones wait and
-// why, and [Hooks.Resume] lets one go.
+// endpoint cannot take concerns no other.
 //
 // A complete program:
 //
@@ -96,6 +95,20 @@
 // headers of the Standard Webhooks specification; receivers in Go check them with
 // [Verify]. An id is the same each time an event is sent, so a receiver that
 // remembers ids handles each event once.
+//
+// # When something waits or failed
+//
+//   - [Hooks.Lanes] tells which webhooks stand still and why; [Inspector.Lanes] how
+//     many deliveries each has, and how old they are.
+//   - [Hooks.Resume] lets a webhook's waiting deliveries go now. So does publishing a
+//     config.
+//   - [Inspector.Replay] sends dead letters again as they are, [Hooks.Rebuild] with
+//     today's payload.
+//   - [Hooks.Forget] drops what is known of a phone number, [Inspector.Erase] what is
+//     known of a call.
+//
+// A queue is closed by who opened it, last: end the ctx of Run, wait for Run, close
+// Hooks, close the queue.
 //
 // # What is promised
 //

@@ -99,7 +99,7 @@ func ExampleConfig_Validate() {
 func ExampleConfig_Lint() {
 	config, err := callhook.ParseConfig([]byte(`{
 		"agent_id": "reception",
-		"post_call": [{"url": "https://n8n.example.com/webhook-test/calls"}]
+		"post_call": [{"url": "https://n8n.example.com/webhook-test/calls", "secrets": ["${N8N_KEY}"]}]
 	}`))
 	if err != nil {
 		log.Fatal(err)

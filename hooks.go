@@ -103,7 +103,7 @@ func New(o Options) (*Hooks, error) {
 		return nil, fmt.Errorf("callhook: Options.NumberKey has %d bytes: give it at least 16 random ones, or nil", n)
 	}
 	h := &Hooks{
-		agents:  agents{source: o.Configs, compiled: map[ConfigRef]*agent{}},
+		agents:  agents{source: o.Configs},
 		queue:   o.Queue,
 		secrets: o.Secrets,
 		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial}),
@@ -122,7 +122,7 @@ func New(o Options) (*Hooks, error) {
 	if o.Trace != nil {
 		h.trace = *o.Trace
 	}
-	h.agents.log = h.log
+	h.agents.log, h.agents.published = h.log, h.lanes.published
 	h.lanes.queue, h.lanes.agents, h.lanes.log = h.queue, &h.agents, h.log
 	h.lanes.limit, h.lanes.told = cmp.Or(max(o.Concurrency, 0), defaultLimit), h.laneChanged
 	if s, ok := o.Configs.(static); ok {
@@ -306,7 +306,8 @@ func (h *Hooks) store(ctx context.Context, call string, ds []*Delivery) error {
 }
 
 // Run delivers what is in the queue until ctx ends; then it finishes the attempts
-// under way and returns nil. Its error is the queue's, or [ErrClosed], or tells that
+// under way, which takes as long as the webhooks' timeouts at most (15s unless told,
+// 60s in the extreme), and returns nil. Its error is the queue's, or [ErrClosed], or tells that
 // another Run is under way. A process that only raises events leaves it out. It
 // may be called again after it has returned.
 func (h *Hooks) Run(ctx context.Context) error {
@@ -319,6 +320,7 @@ func (h *Hooks) Run(ctx context.Context) error {
 	defer h.running.Store(false)
 	h.lanes.start(ctx)
 	defer h.lanes.end()
+	defer h.agents.watch(ctx)()
 	// What an earlier process parked has nobody who would release it. The first of
 	// each lane brings the others.
 	_, err := h.queue.Release(ctx, "", 1)
@@ -334,14 +336,17 @@ func (h *Hooks) Run(ctx context.Context) error {
 // Resume lets a webhook's deliveries go that wait: because its endpoint is down or
 // gone, asked to come later, or failed so that they are to be tried again at some
 // time. All are due; when the endpoint still fails, they wait again. Publishing
-// a config does it too. The error is the queue's.
-func (h *Hooks) Resume(ctx context.Context, l LaneRef) error {
+// a config does it too. It returns how many waited: none is no error, also when
+// there is no such webhook. The error is the queue's.
+func (h *Hooks) Resume(ctx context.Context, l LaneRef) (int, error) {
 	name := laneOf(l.Tenant, l.Agent, l.Webhook)
-	h.lanes.resume(name)
-	if _, err := h.queue.Release(ctx, name, -1); err != nil {
-		return fmt.Errorf("callhook: resume %s: %w", name, err)
+	h.lanes.lifted(name)
+	n, err := h.queue.Release(ctx, name, -1)
+	if err != nil {
+		return n, fmt.Errorf("callhook: resume %s: %w", name, err)
 	}
-	return nil
+	h.lanes.resume(name)
+	return n, nil
 }
 
 // Lanes returns the webhooks whose deliveries are under way or cannot go at

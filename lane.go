@@ -34,6 +34,7 @@ type lanes struct {
 	timer    *time.Timer
 	busy     sync.WaitGroup // the timer's function
 	news     []LaneState    // to be told
+	telling  bool           // somebody tells them, one after the other
 }
 
 // lane is one webhook's.
@@ -56,6 +57,7 @@ type lane struct {
 	until   time.Time // and how long; zero for until somebody acts
 	tries   int       // probes of a lane that is down
 	streak  int       // answers that asked to come later
+	down    bool      // it was told that nothing goes, and not yet that it does again
 	next    time.Time // when the rate lets the next one begin
 	ramp    int       // how many at once, while it begins slowly; zero for no bound
 	health  health
@@ -117,7 +119,7 @@ func (ls *lanes) get(d *Delivery) *lane {
 // atRest reports whether nothing would be lost if the lane were forgotten.
 func (l *lane) atRest() bool {
 	return l.inFlight == 0 && l.coming == 0 && !l.backlog && l.trouble == "" && l.health.clean() && l.streak == 0 &&
-		l.ramp == 0 && l.index < 0 && !l.hungry
+		l.ramp == 0 && l.index < 0 && !l.hungry && !time.Now().Before(l.next)
 }
 
 // enter reports whether a delivery may be attempted now. If so the caller calls
@@ -136,7 +138,7 @@ func (ls *lanes) enter(d *Delivery, w *webhook) (p pass, ok bool) {
 		return p, false
 	case !expected && ls.inFlight+ls.coming >= ls.limit:
 		return p, false
-	case !expected && !l.health.proven && ls.unproven >= ls.limit/2:
+	case !expected && !l.health.proven && ls.unproven >= ls.half():
 		return p, false
 	}
 	if l.trouble != "" && l.trouble != ReasonDown { // its time is over

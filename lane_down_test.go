@@ -413,7 +413,7 @@ func TestResume(t *testing.T) {
 					}
 					time.Sleep(30 * time.Minute)
 					x.set(status(200))
-					if err := h.Resume(t.Context(), callhook.LaneRef{Agent: "a", Webhook: "w"}); err != nil {
+					if _, err := h.Resume(t.Context(), callhook.LaneRef{Agent: "a", Webhook: "w"}); err != nil {
 						t.Fatal(err)
 					}
 					time.Sleep(time.Second)

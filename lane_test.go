@@ -400,7 +400,7 @@ func TestLaneStorm(t *testing.T) {
 					q.failRelease.Store(0)
 					for range 6 { // a 410 stops a lane until somebody acts
 						for _, name := range []string{"one", "many", "rated", "ordered", "paused", "none"} {
-							if err := h.Resume(t.Context(), callhook.LaneRef{Agent: "a", Webhook: name}); err != nil {
+							if _, err := h.Resume(t.Context(), callhook.LaneRef{Agent: "a", Webhook: name}); err != nil {
 								t.Error(err)
 							}
 						}

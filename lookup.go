@@ -463,23 +463,25 @@ func (h *Hooks) Warm(ctx context.Context, ref ConfigRef) error {
 }
 
 // Forget drops what is known about a phone number of a tenant: replies to lookups
-// that are kept in memory, and, where [Options.NumberKey] is set and the queue is
-// an [Inspector], deliveries in whatever state, as [Inspector.Erase] does. The number
-// may be written as it comes or as [Options.NormalizeNumber] writes it. It returns how
-// many of both. What is on its way to an endpoint is not called back.
+// that are kept in memory, and deliveries in whatever state, as [Inspector.Erase]
+// does. The number may be written as it comes or as [Options.NormalizeNumber] writes
+// it. It returns how many of both. What is on its way to an endpoint is not called
+// back. Without [Options.NumberKey], or a queue that is an [Inspector], deliveries
+// cannot be found, and the error says so.
 func (h *Hooks) Forget(ctx context.Context, tenant, number string) (int, error) {
 	n := 0
+	in, inspects := h.queue.(Inspector)
 	for _, number := range h.spellings(number) {
 		n += h.lookups.cache.forget(tenant, number)
-		in, ok := h.queue.(Inspector)
-		hash := h.NumberHash(number)
-		if !ok || hash == "" {
-			continue
+		if hash := h.NumberHash(tenant, number); hash != "" && inspects {
+			erased, err := in.Erase(ctx, Filter{Number: hash})
+			if n += erased; err != nil {
+				return n, err
+			}
 		}
-		erased, err := in.Erase(ctx, Filter{Tenant: tenant, Number: hash})
-		if n += erased; err != nil {
-			return n, err
-		}
+	}
+	if !inspects || len(h.numberKey) == 0 {
+		return n, errors.New("callhook: forget: only replies to lookups were dropped: to find deliveries by number, set Options.NumberKey before events are raised, and use a queue that is an Inspector")
 	}
 	return n, nil
 }

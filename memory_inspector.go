@@ -195,6 +195,9 @@ func (q *MemoryQueue) erase(it *item) {
 		it.lane.retries.remove(is)
 		it.lane.fresh.remove(is)
 	}
+	if it.State == StateReady && it.released { // another goes instead: somebody counts on it
+		q.release(it.lane, 1)
+	}
 	q.bytes -= it.size
 	it.lane.counts.Pending--
 	it.lane.counts.Erased++

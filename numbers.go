@@ -57,17 +57,18 @@ func (h *Hooks) spellings(number string) (out []string) {
 	return out
 }
 
-// NumberHash returns the hash under which a queue knows a phone number, for
-// [Filter.Number]: an HMAC-SHA256 with [Options.NumberKey], of its digits alone, so
-// that +44 20 7946 0123 is +442079460123, or of the text in lower case where it has
-// other letters, like sip:ada@example.com. It is empty without a key or a number.
-func (h *Hooks) NumberHash(number string) string {
+// NumberHash returns the hash under which a queue knows a phone number of a tenant's
+// calls, for [Filter.Number]: an HMAC-SHA256 with [Options.NumberKey], of the tenant
+// and the number's digits alone, so that +44 20 7946 0123 is +442079460123, or of
+// the text in lower case where it has other letters, like sip:ada@example.com. It
+// is empty without a key or a number.
+func (h *Hooks) NumberHash(tenant, number string) string {
 	number = bare(number)
 	if len(h.numberKey) == 0 || number == "" {
 		return ""
 	}
 	mac := hmac.New(sha256.New, h.numberKey)
-	mac.Write([]byte(number))
+	mac.Write([]byte(tenant + "\x00" + number))
 	return idEncoding.EncodeToString(mac.Sum(nil)[:16])
 }
 
@@ -92,7 +93,7 @@ func (h *Hooks) numbers(call *Call) (out []string) {
 	}
 	seen := map[string]bool{"": true}
 	add := func(number string) {
-		if hash := h.NumberHash(number); !seen[hash] {
+		if hash := h.NumberHash(call.TenantID, number); !seen[hash] {
 			seen[hash] = true
 			out = append(out, hash)
 		}

@@ -88,6 +88,9 @@ func (r *PreCallResult) String() string {
 	counts := map[Action]int{}
 	reasons := map[Reason]int{}
 	for _, c := range r.Changes {
+		if c.From == OriginDefault || c.From == OriginCall {
+			continue // what the reply did is told
+		}
 		counts[c.Action]++
 		if c.Reason != "" {
 			reasons[c.Reason]++
@@ -294,7 +297,9 @@ func (h *Hooks) lookUp(ctx context.Context, a *agent, call *Call, res *PreCallRe
 			res.Outcome, res.Status = OutcomeCached, kept.status
 			return kept.answer, nil
 		case p.cache > 0: // it serves while somebody looks
-			h.lookups.join(ctx, q, true)
+			if f, _ := h.lookups.join(ctx, q, true); f == nil {
+				res.Err = errOpen
+			}
 			res.Outcome, res.Status = OutcomeStale, kept.status
 			return kept.answer, nil
 		}

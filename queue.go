@@ -176,7 +176,7 @@ type Filter struct {
 type Counts struct {
 	Accepted  int64 // stored, each event and webhook once
 	Delivered int64 // arrived
-	Dead      int64 // given up, whether or not the dead letter is still kept
+	Dead      int64 // given up, whether or not the dead letter is still kept; replaying takes it back
 	Pending   int64 // on their way
 	Erased    int64 // taken out before they were settled
 }

@@ -40,7 +40,12 @@ const (
 
 // Why a lane sends nothing, see [LaneState].
 const (
-	ReasonDown      Reason = "down"      // its endpoint fails; now and then one delivery probes it
+	// ReasonDown: its endpoint fails. For deliveries that is when five different ones
+	// failed in a row, or 16 of the last 20 attempts; one probes it after 5 seconds,
+	// then after twice as long each time, at most 5 minutes. For lookups it is when
+	// half of the last 20 failed (of 5 at least), or most took nearly all of their
+	// time; one probes it after a second, at most 30.
+	ReasonDown      Reason = "down"
 	ReasonGone      Reason = "gone"      // its endpoint answered 410: until the config is published anew, or Hooks.Resume
 	ReasonPostponed Reason = "postponed" // its endpoint asked to come later
 	ReasonPaused    Reason = "paused"    // its config says so

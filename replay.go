@@ -6,16 +6,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Rebuild builds dead letters that match f anew, from the calls that they were made
-// of and the config that is in production now, and enqueues them: after a payload
-// was mended. They have new IDs, and the old one in ReplayOf; the dead letters
-// stay. Repeating it with the same config enqueues nothing more. To send dead letters
-// again as they are, use [Inspector.Replay].
+// of and the config that is in production now, and enqueues them, the oldest first:
+// after a payload was mended. They have new IDs, and the old one in ReplayOf; the
+// dead letters stay. What was rebuilt and died too is not rebuilt again, but what it
+// was made of is. With the same config that is the same delivery, which a queue
+// that remembers it does not send again. To send dead letters again as they are, use
+// [Inspector.Replay].
 //
 // It needs a queue that is an [Inspector], and [Options.KeepCalls] when the events
-// were raised. It returns how many were enqueued. Its error tells of those that
+// were raised. It returns how many were built. Its error tells of those that
 // could not be, up to ten; the others are enqueued all the same. A f.Limit of zero
 // means all.
 func (h *Hooks) Rebuild(ctx context.Context, f Filter) (int, error) {
@@ -28,32 +31,46 @@ func (h *Hooks) Rebuild(ctx context.Context, f Filter) (int, error) {
 	case f.State != "" && f.State != StateDead:
 		return 0, fmt.Errorf("%w: what is %s cannot be rebuilt: dead letters can", ErrFilter, f.State)
 	}
-	f.State = StateDead
-	left, built, faults := f.Limit, 0, []error(nil)
-	for {
-		f.Limit = 100
-		if left > 0 {
-			f.Limit = min(left, f.Limit)
+	ids, err := deadLetters(ctx, in, f)
+	if err != nil {
+		return 0, err
+	}
+	built, faults := 0, []error(nil)
+	for _, id := range slices.Backward(ids) { // a call's events in the order in which they were raised
+		if ctx.Err() != nil {
+			return built, ctx.Err()
 		}
+		switch err := h.rebuild(ctx, in, id); {
+		case err == nil:
+			built++
+		case len(faults) < 10:
+			faults = append(faults, fmt.Errorf("callhook: rebuild %s: %w", id, err))
+		}
+	}
+	return built, errors.Join(faults...)
+}
+
+// deadLetters returns the IDs of those that match f and were not rebuilt, the last
+// first.
+func deadLetters(ctx context.Context, in Inspector, f Filter) (ids []string, err error) {
+	f.State = StateDead
+	most := f.Limit
+	for f.Limit = 100; ; {
 		page, err := in.List(ctx, f)
 		if err != nil {
-			return built, err
+			return nil, err
 		}
 		for _, d := range page {
-			switch err := h.rebuild(ctx, in, d.ID); {
-			case err == nil:
-				built++
-			case len(faults) < 10:
-				faults = append(faults, fmt.Errorf("callhook: rebuild %s: %w", d.ID, err))
+			if d.ReplayOf != "" {
+				continue
 			}
-			if ctx.Err() != nil {
-				return built, ctx.Err()
+			if ids = append(ids, d.ID); most > 0 && len(ids) == most {
+				return ids, nil
 			}
 		}
-		if len(page) < f.Limit || left > 0 && len(page) == left {
-			return built, errors.Join(faults...)
+		if len(page) < f.Limit {
+			return ids, nil
 		}
-		left = max(0, left-len(page))
 		f.Before = page[len(page)-1].Seq
 	}
 }

@@ -41,8 +41,8 @@ type Trace struct {
 	LaneUp   func(l LaneState)
 }
 
-// Stats are counts since [New], but for Queue, which the queue keeps. They only
-// grow, but for what is pending.
+// Stats are counts since [New], which only grow, but for Queue, which the queue
+// keeps.
 type Stats struct {
 	// PreCall counts lookups by outcome.
 	PreCall map[Outcome]int64

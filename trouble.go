@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// LaneState is where a lane stands: the deliveries of one webhook.
+// LaneState is where a lane stands: the deliveries, or the lookups, of one webhook.
 type LaneState struct {
 	LaneRef
 	// Trouble says why nothing is sent; empty when the lane is free. While it is
@@ -35,12 +35,13 @@ func (ls *lanes) configured(l *lane, w *webhook) {
 		return
 	}
 	if l.webhook != nil {
+		l.due = true
 		if l.webhook.interval != w.interval {
 			l.next = time.Time{}
 		}
 		ls.lift(l)
 	}
-	l.webhook = w
+	l.webhook, l.typ = w, w.typ
 }
 
 func (ls *lanes) lift(l *lane) {
@@ -57,10 +58,10 @@ func (ls *lanes) lift(l *lane) {
 
 // free ends the lane's trouble. It begins slowly.
 func (ls *lanes) free(l *lane) {
-	was := l.trouble
 	l.trouble, l.since, l.until, l.tries = "", time.Time{}, time.Time{}, 0
 	l.ramp = 1
-	if was == ReasonDown || was == ReasonGone {
+	if l.down { // also if it was paused since
+		l.down = false
 		ls.news = append(ls.news, l.state())
 	}
 }
@@ -71,6 +72,7 @@ func (ls *lanes) block(l *lane, why Reason, until time.Time) {
 		l.trouble, l.since = why, time.Now()
 		l.until = until
 		if why == ReasonDown || why == ReasonGone {
+			l.down = true
 			ls.news = append(ls.news, l.state())
 		}
 	}
@@ -107,10 +109,14 @@ func (ls *lanes) postpone(d *Delivery, w *webhook, why Reason, pause time.Durati
 }
 
 func (ls *lanes) hold(l *lane, why Reason, pause time.Duration) {
-	switch until := time.Now().Add(pause); {
+	now := time.Now()
+	switch until := now.Add(pause); {
 	case pause == 0:
 		ls.block(l, why, time.Time{})
-	case l.trouble == "", l.trouble == why && !l.until.IsZero() && l.until.Before(until):
+	case l.blocked(now) && (l.trouble != why || l.until.IsZero() || !l.until.Before(until)):
+	case l.trouble == ReasonDown: // it is not known to be up: the next probe waits
+		l.until = until
+	default:
 		ls.block(l, why, until)
 	}
 }
@@ -218,18 +224,18 @@ func (ls *lanes) reconfigure(l *lane) bool {
 	return true
 }
 
-// published looks again at an agent's lanes that wait: its config was changed.
+// published looks again at an agent's lanes: its config was changed.
 func (ls *lanes) published(ref ConfigRef) {
 	ls.mu.Lock()
 	var waiting []*lane
 	for _, l := range ls.all {
-		if l.trouble != "" && l.Tenant == ref.Tenant && l.Agent == ref.Agent {
+		if l.Tenant == ref.Tenant && l.Agent == ref.Agent {
 			waiting = append(waiting, l)
 		}
 	}
 	run := ls.run
 	for _, l := range waiting {
-		if ls.running(run) && ls.reconfigure(l) {
+		if ls.running(run) && ls.reconfigure(l) && ls.running(run) {
 			ls.want(l, 0)
 		}
 	}
@@ -238,11 +244,18 @@ func (ls *lanes) published(ref ConfigRef) {
 	ls.tell()
 }
 
-// resume lifts whatever keeps the lane from sending.
+// lifted ends whatever keeps the lane from sending; resume lets it send.
+func (ls *lanes) lifted(name string) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l := ls.all[name]; l != nil {
+		ls.lift(l)
+	}
+}
+
 func (ls *lanes) resume(name string) {
 	ls.mu.Lock()
 	if l := ls.all[name]; l != nil {
-		ls.lift(l)
 		l.backlog = true
 		ls.want(l, 0)
 	}
@@ -264,13 +277,25 @@ func (ls *lanes) states() (out []LaneState) {
 	return out
 }
 
-// tell tells what has become of lanes. The caller does not hold ls.mu.
+// tell tells what has become of lanes, in the order in which it came about. The
+// caller does not hold ls.mu.
 func (ls *lanes) tell() {
 	ls.mu.Lock()
-	news := ls.news
-	ls.news = nil
-	ls.mu.Unlock()
-	for _, s := range news {
-		ls.told(s)
+	defer ls.mu.Unlock()
+	if ls.telling {
+		return
+	}
+	ls.telling = true
+	defer func() { ls.telling = false }()
+	for len(ls.news) > 0 {
+		news := ls.news
+		ls.news = nil
+		func() {
+			ls.mu.Unlock()
+			defer ls.mu.Lock()
+			for _, s := range news {
+				ls.told(s)
+			}
+		}()
 	}
 }

@@ -15,7 +15,9 @@ func (ls *lanes) want(l *lane, look int) {
 		ls.releaseAll(l)
 	case !l.backlog:
 	case look > l.coming:
-		ls.release(l, look-l.coming)
+		if ls.release(l, look-l.coming) {
+			ls.want(l, 0) // what was parked meanwhile found no room
+		}
 	case l.blocked(now):
 		wake := now.Add(lookAgain)
 		if !l.until.IsZero() && l.until.Before(wake) {
@@ -56,7 +58,7 @@ func (ls *lanes) serve() {
 		if ls.turns[class].empty() {
 			class = 1 - class
 		}
-		if class == 1 && ls.unproven >= ls.limit/2 {
+		if class == 1 && ls.unproven >= ls.half() {
 			class = 0
 		}
 		l := ls.turns[class].pop()
@@ -75,28 +77,31 @@ func (ls *lanes) serve() {
 		}
 		n = min(n, ls.limit-ls.inFlight-ls.coming)
 		if !l.health.proven {
-			n = min(n, max(1, ls.limit/2-ls.unproven))
+			n = min(n, max(1, ls.half()-ls.unproven))
 		}
-		if n > 0 {
-			ls.release(l, n)
+		if n > 0 && ls.release(l, n) {
 			ls.want(l, 0)
 		}
 	}
 }
 
+// half is how many attempts lanes that are not proven may make: one at least.
+func (ls *lanes) half() int { return max(1, ls.limit/2) }
+
 // release frees n of the lane's parked deliveries. The caller holds ls.mu, which
-// is let go meanwhile.
-func (ls *lanes) release(l *lane, n int) {
+// is let go meanwhile. It reports whether the Run is still under way: else the lane
+// is none any more.
+func (ls *lanes) release(l *lane, n int) bool {
 	stop, run, parks := ls.stop, ls.run, l.parks
 	if stop == nil {
-		return
+		return false
 	}
 	ls.expect(l, n)
 	ls.mu.Unlock()
 	freed, err := ls.queue.Release(stop, l.name, n)
 	ls.mu.Lock()
-	if ls.run != run || ls.stop == nil {
-		return
+	if !ls.running(run) {
+		return false
 	}
 	ls.expect(l, -min(n-freed, l.coming))
 	switch {
@@ -111,6 +116,7 @@ func (ls *lanes) release(l *lane, n int) {
 		l.checked = l.came
 		ls.wakeAt(l, time.Now().Add(lookAgain))
 	}
+	return true
 }
 
 // releaseAll makes all due that waits in the lane. It comes as new events do.
@@ -166,8 +172,10 @@ func (ls *lanes) awake() {
 		if l.trouble != "" && source {
 			source = ls.reconfigure(l)
 		}
-		ls.look(l)
-		ls.serve()
+		if ls.running(run) {
+			ls.look(l)
+			ls.serve()
+		}
 	}
 	if ls.running(run) && len(ls.wakes) > 0 {
 		ls.timer.Reset(time.Until(ls.wakes[0].wake))

@@ -243,15 +243,18 @@ func (b *bench) overshoot(ctx context.Context, url func(net.Listener) string, st
 	return fmt.Sprintf("%s (of %d)", short(p99), len(over)), p99 <= 5*time.Millisecond, nil
 }
 
-// dripBody answers a byte of the body each 10 ms. The request is read first: an
-// answer before its question would be dropped, and the connection with it.
-func dripBody(c net.Conn) {
+// dripBody answers a byte of the body each 10 ms.
+func dripBody(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", " ") }
+
+// drip begins an answer and goes on each 10 ms. The request is read first: an answer
+// before its question would be dropped, and the connection with it.
+func drip(c net.Conn, head, drop string) {
 	_, err := http.ReadRequest(bufio.NewReader(c))
 	if err == nil {
-		_, err = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+		_, err = io.WriteString(c, head)
 	}
 	for err == nil {
 		time.Sleep(10 * time.Millisecond)
-		_, err = io.WriteString(c, " ")
+		_, err = io.WriteString(c, drop)
 	}
 }

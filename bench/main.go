@@ -1,6 +1,6 @@
 // Program bench runs callhook beside its peers, in one run on one machine, and
-// prints two Markdown tables: what each of them does, and whether callhook keeps
-// its budgets.
+// prints three Markdown tables: how events get to their receivers, how long callers
+// wait for lookups, and whether callhook keeps its budgets.
 //
 //	go run ./bench                       # from the root of a clone; about half an hour
 //	go run ./bench -quick                # every part once and small, in under a minute
@@ -39,6 +39,9 @@
 //   - kill -9: the process is killed with requests in flight and started again on the same
 //     storage. Lost is what the peer had accepted and the receiver never got; the time is
 //     from the start of the new process until what was in flight came again.
+//
+// Of lookups: the worst over 200 ms is how much longer than its budget a lookup took
+// whose endpoint stalls in that way; a hedge is a second request beside a slow first.
 //
 // callhook builds its bodies from the call in each measurement; the others are given
 // bodies that are there already, but for livekit, which writes its event as JSON.

@@ -86,6 +86,10 @@ func run(ctx context.Context, o options) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	lookups, err := b.lookupTable(ctx)
+	if err != nil {
+		return err
+	}
 	if err := b.start(ctx, rows); err != nil {
 		return err
 	}
@@ -100,7 +104,7 @@ func run(ctx context.Context, o options) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return b.report(rows, budgets, time.Since(began))
+	return b.report(rows, budgets, lookups, time.Since(began))
 }
 
 func (b *bench) start(ctx context.Context, rows []*row) (err error) {

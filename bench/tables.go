@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// report prints both tables, and writes them where -out says.
-func (b *bench) report(rows []*row, budgets []budget, took time.Duration) error {
-	text := b.text(rows, budgets, took)
+// report prints the tables, and writes them where -out says.
+func (b *bench) report(rows []*row, budgets []budget, lookups string, took time.Duration) error {
+	text := b.text(rows, budgets, lookups, took)
 	fmt.Print(text)
 	if b.out == "" {
 		return nil
@@ -35,7 +35,7 @@ func (b *bench) report(rows []*row, budgets []budget, took time.Duration) error 
 	return f.Close()
 }
 
-func (b *bench) text(rows []*row, budgets []budget, took time.Duration) string {
+func (b *bench) text(rows []*row, budgets []budget, lookups string, took time.Duration) string {
 	var w strings.Builder
 	fmt.Fprintf(&w, "# callhook beside its peers\n\n%s, %s, %s/%s, %d CPUs. Median of %s, %s in all. Writing 4 KB and fsync: %s.\n",
 		time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.Version(), runtime.GOOS, runtime.GOARCH,
@@ -46,6 +46,8 @@ func (b *bench) text(rows []*row, budgets []budget, took time.Duration) string {
 	fmt.Fprintf(&w, "\nA signed JSON body of 2 KB to one receiver on loopback, 16 workers each. Memory with %s pending. Dead: %s.\n\n",
 		thousands(float64(b.held)), b.dead)
 	writeTable(&w, rows)
+	w.WriteString("\n## Lookups\n\nA GET whose answer is two variables, before the agent speaks.\n\n")
+	w.WriteString(lookups)
 	w.WriteString("\n## Budgets\n\n")
 	writeBudgets(&w, budgets)
 	return w.String()
