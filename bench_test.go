@@ -266,16 +266,21 @@ func BenchmarkOvershoot(b *testing.B) {
 		{"header", drip("HTTP/1.1 200 OK\r\n", "X")}, {"body", drip("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", " ")},
 	} {
 		b.Run(stall.name, func(b *testing.B) {
-			config := &callhook.Config{AgentID: "a", PreCall: &callhook.PreCallWebhook{
-				Endpoint: callhook.Endpoint{URL: stall.url(b), Timeout: callhook.Duration(budget)}}}
-			hooks, err := callhook.New(callhook.Options{Configs: callhook.Static(config), AllowNets: loopback})
+			const agents = 1000 // in turn: an endpoint that times out again and again is not asked for a while
+			var configs []*callhook.Config
+			url := stall.url(b)
+			for i := range agents {
+				configs = append(configs, &callhook.Config{AgentID: fmt.Sprint(i), PreCall: &callhook.PreCallWebhook{
+					Endpoint: callhook.Endpoint{URL: url, Timeout: callhook.Duration(budget)}}})
+			}
+			hooks, err := callhook.New(callhook.Options{Configs: callhook.Static(configs...), AllowNets: loopback})
 			if err != nil {
 				b.Fatal(err)
 			}
 			defer hooks.Close()
-			call := &callhook.Call{ID: "c1", AgentID: "a", Direction: callhook.Inbound}
 			var over []time.Duration
-			for b.Loop() {
+			for i := 0; b.Loop(); i++ {
+				call := &callhook.Call{ID: "c1", AgentID: fmt.Sprint(i % agents), Direction: callhook.Inbound}
 				start := time.Now()
 				res := hooks.PreCall(context.Background(), call)
 				over = append(over, time.Since(start)-budget)
