@@ -71,6 +71,14 @@
 // be sent. A [ConfigSource] says which config an agent's calls use; [Static] is
 // the simplest.
 //
+// Where people configure agents, [Configs] keeps a draft that is edited and the
+// revision in production that calls use: [OpenDir] in files that a person reads,
+// and a [ConfigStore] anywhere else. Publishing validates, makes an immutable
+// numbered revision, and reaches calls within a second; a call that began with a
+// revision ends with it. [ConfigFields] and [Fields] hold what a page shows beside
+// each field, [Schema] is the same for editors, and [Hooks.TestSend] tries a draft
+// out.
+//
 // In URLs, headers and payloads {{ path | filter }} stands for data of the call
 // and ${NAME} for a secret that [Options.Secrets] resolves at each attempt. Both
 // come from the config's own text only: what a caller or a CRM says is never
