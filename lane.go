@@ -34,6 +34,8 @@ type lanes struct {
 	timer    *time.Timer
 	busy     sync.WaitGroup // the timer's function
 	news     []LaneState    // to be told
+	asks     fifo[*lane]    // lanes whose configs are to be asked for
+	asking   bool           // somebody does, one after the other
 	telling  bool           // somebody tells them, one after the other
 }
 
@@ -66,6 +68,7 @@ type lane struct {
 	looked time.Time // when it was last looked at for what has expired
 	wake   time.Time // when to look at the lane again
 	index  int       // in wakes
+	asked  bool      // it is in asks
 }
 
 const (
@@ -97,6 +100,7 @@ func (ls *lanes) end() {
 	}
 	ls.stop, ls.all, ls.wakes, ls.timer = nil, nil, nil, nil
 	ls.inFlight, ls.coming, ls.unproven, ls.turns = 0, 0, 0, [2]turns{}
+	ls.asks, ls.asking = fifo[*lane]{}, false
 	ls.mu.Unlock()
 	ls.busy.Wait()
 }
@@ -119,7 +123,7 @@ func (ls *lanes) get(d *Delivery) *lane {
 // atRest reports whether nothing would be lost if the lane were forgotten.
 func (l *lane) atRest() bool {
 	return l.inFlight == 0 && l.coming == 0 && !l.backlog && l.trouble == "" && l.health.clean() && l.streak == 0 &&
-		l.ramp == 0 && l.index < 0 && !l.hungry && !time.Now().Before(l.next)
+		l.ramp == 0 && l.index < 0 && !l.hungry && !l.asked && !time.Now().Before(l.next)
 }
 
 // enter reports whether a delivery may be attempted now. If so the caller calls

@@ -507,8 +507,8 @@ func TestPublishCrash(t *testing.T) {
 func TestPublishTwoProcesses(t *testing.T) {
 	dir := t.TempDir()
 	c := openDir(t, dir)
-	_, killA := publisher(t, dir, 0)
-	_, killB := publisher(t, dir, 0)
+	waitA, killA := publisher(t, dir, 0)
+	waitB, killB := publisher(t, dir, 0)
 	won := 0
 	for deadline := time.Now().Add(500 * time.Millisecond); time.Now().Before(deadline); {
 		switch err := publishNext(t.Context(), c); {
@@ -523,7 +523,8 @@ func TestPublishTwoProcesses(t *testing.T) {
 	}
 	killA()
 	killB()
-	time.Sleep(50 * time.Millisecond)
+	waitA()
+	waitB()
 	whole(t, c)
 	history, err := c.History(t.Context(), reception, 0)
 	if err != nil {

@@ -166,22 +166,51 @@ func (ls *lanes) awake() {
 	}
 	ls.busy.Add(1)
 	defer ls.busy.Done()
-	run, source := ls.run, true
+	run := ls.run
 	for ls.running(run) && len(ls.wakes) > 0 && !ls.wakes[0].wake.After(time.Now()) {
 		l := heap.Pop(&ls.wakes).(*lane)
-		if l.trouble != "" && source {
-			source = ls.reconfigure(l)
+		if l.blocked(time.Now()) && !l.asked {
+			l.asked = true
+			ls.asks.push(l)
 		}
-		if ls.running(run) {
-			ls.look(l)
-			ls.serve()
-		}
+		ls.look(l)
+		ls.serve()
 	}
 	if ls.running(run) && len(ls.wakes) > 0 {
 		ls.timer.Reset(time.Until(ls.wakes[0].wake))
 	}
 	ls.mu.Unlock()
 	ls.tell()
+	ls.ask(run)
+}
+
+// ask asks for the configs of lanes that are blocked, one after the other: a source
+// that takes its time holds up none of the others.
+func (ls *lanes) ask(run int) {
+	ls.mu.Lock()
+	if !ls.running(run) || ls.asking {
+		ls.mu.Unlock()
+		return
+	}
+	ls.asking = true
+	for source := true; ls.running(run) && ls.asks.len() > 0; {
+		l := ls.asks.pop()
+		l.asked = false
+		if source && l.blocked(time.Now()) {
+			source = ls.reconfigure(l)
+		}
+		if ls.running(run) {
+			ls.want(l, 0)
+			ls.serve()
+		}
+		ls.mu.Unlock()
+		ls.tell()
+		ls.mu.Lock()
+	}
+	if ls.running(run) {
+		ls.asking = false
+	}
+	ls.mu.Unlock()
 }
 
 func (ls *lanes) running(run int) bool { return ls.run == run && ls.stop != nil }
