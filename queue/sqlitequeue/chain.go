@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"sync"
+
+	"github.com/ncruces/go-sqlite3"
 )
 
 // What is pending of one call in one lane has an order. To find it on disk takes an
@@ -16,16 +18,13 @@ import (
 // deliveries up to there that are kept whole, and what comes after is read when
 // the queue is opened.
 
-const (
-	// maxUnindexed is how many the index may be behind, and maxBehind how far.
-	maxUnindexed = 8192
-	maxBehind    = 65_536
-	// saveMark is how far the mark moves until it is stored.
-	saveMark = 16_384
-	// indexAtOnce is how many are written to the index with a transaction, besides
-	// twice as many as it has new ones.
-	indexAtOnce = 64
-)
+// lag is how far the index may be behind. Tests make it less.
+var lag = struct {
+	unindexed int   // how many deliveries that are kept whole
+	behind    int64 // how many in all
+	save      int64 // how far the mark moves until it is stored
+	step      int   // how many are indexed with a transaction, besides twice as many as it has new ones
+}{8192, 65_536, 16_384, 64}
 
 // standing is how an entry stands to the later ones of its call.
 type standing uint8
@@ -40,10 +39,9 @@ const (
 
 // entry is a delivery that the index does not have yet.
 type entry struct {
-	seq     int64
-	key     chainKey
-	is      standing
-	indexed bool // it has been written to the index, which is not complete
+	seq int64
+	key chainKey
+	is  standing
 }
 
 type chainKey struct {
@@ -94,21 +92,20 @@ func (c *chains) find(seq int64, key chainKey) *entry {
 	return of[i]
 }
 
-// set notes how a delivery stands now, and reports whether it is to be taken out of
-// the index.
-func (c *chains) set(seq int64, key chainKey, is standing) (unindex bool) {
+// set notes how a delivery stands now. In the index one that is gone stays until
+// nothing is remembered of it: to take it out at once would write a page for each.
+func (c *chains) set(seq int64, key chainKey, is standing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.find(seq, key)
 	if e == nil {
-		return is == gone && c.on
+		return
 	}
 	c.undo = append(c.undo, undo{e: e, was: e.is})
 	if e.is != gone && is == gone {
 		c.live--
 	}
 	e.is = is
-	return is == gone && e.indexed
 }
 
 // before returns how the last pending one before seq stands; gone if memory has
@@ -205,11 +202,11 @@ func (c *chains) begin(last int64) {
 		return
 	}
 	upTo := last
-	if c.live <= maxUnindexed {
-		if last-c.entries.peek().seq < maxBehind {
+	if c.live <= lag.unindexed {
+		if last-c.entries.peek().seq < lag.behind {
 			return
 		}
-		upTo = last - maxBehind/2
+		upTo = last - lag.behind/2
 	}
 	c.batch, c.next, c.upTo = c.batch[:0], 0, upTo
 	for _, e := range c.entries.all() {
@@ -231,10 +228,9 @@ func (t *txn) index(fresh int) error {
 	c := &t.w.chains
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.begin(t.seq)
 	mark := c.mark
 	if c.next < len(c.batch) {
-		to := min(len(c.batch), c.next+indexAtOnce+2*fresh)
+		to := min(len(c.batch), c.next+lag.step+2*fresh)
 		for _, e := range c.batch[c.next:to] {
 			if e.is == gone {
 				continue
@@ -249,7 +245,7 @@ func (t *txn) index(fresh int) error {
 		if to == len(c.batch) {
 			mark = c.upTo
 		}
-	} else if clean := c.clean(t.seq); clean-c.mark >= saveMark {
+	} else if clean := c.clean(t.seq); clean-c.mark >= lag.save {
 		mark = clean
 	}
 	if mark != c.mark {
@@ -262,15 +258,14 @@ func (t *txn) index(fresh int) error {
 	return nil
 }
 
-// wereIndexed notes what index did, once it is committed.
+// wereIndexed notes what index did, once it is committed, and prepares what is
+// next.
 func (c *chains) wereIndexed(t *txn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.begin(t.seq)
 	if t.indexed > 0 {
 		c.on = true
-		for _, e := range c.batch[c.next:t.indexed] {
-			e.indexed = true
-		}
 		c.next = t.indexed
 	}
 	if t.mark <= c.mark {
@@ -308,8 +303,18 @@ func (t *txn) before(seq int64, key chainKey) (standing, error) {
 	if st.Step() {
 		is = standingOf(string(st.ColumnRawText(1)), st.ColumnInt64(0))
 	}
-	return is, errors.Join(st.Err(), st.Reset())
+	if err := errors.Join(st.Err(), st.Reset()); err != nil || is != gone {
+		return is, err
+	}
+	if st.Status(sqlite3.STMTSTATUS_VM_STEP, true) < manySteps {
+		return gone, nil
+	}
+	st = t.db.deleteCalls
+	return gone, errors.Join(st.BindText(1, key.call), st.BindInt64(2, key.lane), st.Exec())
 }
+
+// manySteps is the effort of looking at some dozens of settled ones in the index.
+const manySteps = 500
 
 // standingOf returns how one in a state stands to the later ones of its call.
 func standingOf(state string, attempts int64) standing {
@@ -322,15 +327,6 @@ func standingOf(state string, attempts int64) standing {
 		return tried
 	}
 	return first
-}
-
-// stands notes how a delivery stands to the later ones of its call.
-func (t *txn) stands(seq int64, key chainKey, is standing) error {
-	if !t.w.chains.set(seq, key, is) {
-		return nil
-	}
-	st := t.db.deleteCall
-	return errors.Join(st.BindText(1, key.call), st.BindInt64(2, key.lane), st.BindInt64(3, seq), st.Exec())
 }
 
 // load reads what the index does not have.
@@ -356,11 +352,5 @@ func (c *chains) load(d *db) error {
 		c.add(st.ColumnInt64(0), chainKey{st.ColumnInt64(1), st.ColumnText(2)}, standingOf(st.ColumnText(3), st.ColumnInt64(4)))
 	}
 	c.undo = nil
-	// Some of these may be in the index already, from a batch that was not completed.
-	if c.on {
-		for _, e := range c.entries.all() {
-			e.indexed = true
-		}
-	}
 	return errors.Join(st.Err(), st.Reset())
 }

@@ -22,12 +22,14 @@ const (
 func (q *Queue) commit(g *group) {
 	err := q.attempt(g)
 	if err == nil {
-		q.committed()
+		if len(g.settles)+len(g.lanes) > 0 {
+			q.committed()
+		}
 		return
 	}
 	switch faultOf(err) {
 	case faultFull:
-		q.makeRoom()
+		q.checkpointNow(sqlite3.CHECKPOINT_PASSIVE) // the log is written from its beginning then, which needs no room
 	case faultBusy:
 		q.putBack(g, err)
 		q.refuse(g, err)
@@ -284,7 +286,7 @@ func (t *txn) over(e *enqueue) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		w.used, w.added = (pages-free+int64(t.db.walPages))*pageSize, e.size
+		w.used, w.added = (pages-free)*pageSize, e.size
 	}
 	if w.used+w.added <= t.q.o.MaxBytes {
 		return false, nil
@@ -316,39 +318,6 @@ func (q *Queue) abandon(t *txn, err error) {
 		return
 	}
 	q.w.db = fresh
-}
-
-// checkpoint brings the log into the database once it has grown. What it cannot do
-// now, because somebody reads, it does the next time.
-func (q *Queue) checkpoint() {
-	if d := q.w.db; d != nil && d.walPages >= checkpointPages {
-		q.checkpointNow(sqlite3.CHECKPOINT_PASSIVE)
-	}
-}
-
-func (q *Queue) checkpointNow(mode sqlite3.CheckpointMode) {
-	d := q.w.db
-	if d == nil {
-		return
-	}
-	err := safely(func() error {
-		log, done, err := d.c.WALCheckpoint("main", mode)
-		if err == nil && log == done {
-			d.walPages = 0
-		}
-		return err
-	})
-	failing := err != nil && faultOf(err) != faultBusy
-	if failing && !q.w.stuck {
-		q.log.Warn("sqlitequeue: the log cannot be brought into the database yet; trying again", "path", q.path, "error", err)
-	}
-	q.w.stuck = failing
-}
-
-// makeRoom lets the log be written from its beginning again, which needs no room
-// on a disk that is full.
-func (q *Queue) makeRoom() {
-	q.checkpointNow(sqlite3.CHECKPOINT_PASSIVE)
 }
 
 // transact does something in a transaction of its own.

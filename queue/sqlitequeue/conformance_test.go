@@ -10,8 +10,22 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	conform(t, nil)
+}
+
+// TestConformanceBehind: the same when everything goes through the index by call,
+// and with the options that change most.
+func TestConformanceBehind(t *testing.T) {
+	if raced {
+		t.Skip("takes too long with the race detector; TestEverythingAtOnce has it")
+	}
+	sqlitequeue.SmallIndex(t)
+	conform(t, &sqlitequeue.Options{Unsynced: true, KeepDelivered: 1 << 40})
+}
+
+func conform(t *testing.T, o *sqlitequeue.Options) {
 	callhooktest.TestQueue(t, func(t *testing.T, dir string) callhook.Queue {
-		q, err := sqlitequeue.Open(filepath.Join(dir, "queue.db"), nil)
+		q, err := sqlitequeue.Open(filepath.Join(dir, "queue.db"), o)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,7 +13,7 @@ var errConsuming = errors.New("sqlitequeue: the queue is consumed already: one R
 
 // patience is how long a Consume that is to end waits for a disk that takes no
 // verdicts.
-const patience = 10 * time.Second
+var patience = 10 * time.Second
 
 // Consume implements [callhook.Queue]. It uses the caller's goroutine, one for each
 // delivery handed out, and one that writes while there is something to write.
@@ -129,7 +129,7 @@ func (q *Queue) feed(l *lane) {
 		return
 	}
 	// The lane goes on: what comes next is loaded before it is wanted.
-	if l.fetch > 0 && q.window < maxWindow &&
+	if l.fetch > 0 && q.busy < 128 && q.window < maxWindow &&
 		(l.fresh.window.len() < l.fetch/4 && l.fresh.count > l.fresh.window.len() || l.tried.window.len() < l.fetch/16 && l.tried.count > l.tried.window.len()) {
 		q.load(l)
 	}
@@ -170,6 +170,9 @@ func (q *Queue) load(l *lane) {
 func (q *Queue) handOut(it *item) {
 	q.active[it.seq] = it
 	q.out += it.size
+	if it.lane.out == 0 {
+		q.busy++
+	}
 	it.lane.out += it.size
 	q.ready.push(it)
 }
@@ -178,7 +181,9 @@ func (q *Queue) handOut(it *item) {
 func (q *Queue) leave(it *item) {
 	delete(q.active, it.seq)
 	q.out -= it.size
-	it.lane.out -= it.size
+	if it.lane.out -= it.size; it.lane.out == 0 {
+		q.busy--
+	}
 }
 
 // feedStarved goes on where there was no memory.

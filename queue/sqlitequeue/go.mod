@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/callhook-go/callhook v0.0.0-00010101000000-000000000000
+	github.com/google/go-cmp v0.7.0
 	github.com/ncruces/go-sqlite3 v0.37.0
 )
 

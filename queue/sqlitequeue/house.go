@@ -148,8 +148,8 @@ func (t *txn) oldest(after int64) (rows []aged, err error) {
 	for st.Step() {
 		r := aged{seq: st.ColumnInt64(0), lane: st.ColumnInt64(1), at: st.ColumnInt64(2), enqueued: st.ColumnInt64(3), state: st.ColumnText(4),
 			attempts: st.ColumnInt(7), reason: st.ColumnText(8)}
-		if st.ColumnType(6) != sqlite3.NULL {
-			r.call, r.meta = st.ColumnText(5), st.ColumnBlob(6, nil)
+		if r.call = st.ColumnText(5); st.ColumnType(6) != sqlite3.NULL {
+			r.meta = st.ColumnBlob(6, nil)
 		}
 		rows = append(rows, r)
 	}
@@ -183,6 +183,12 @@ func (t *txn) purgeOne(r aged, now time.Time) error {
 	}
 	if r.meta != nil || age <= remember {
 		return nil
+	}
+	if t.w.chains.on {
+		st := t.db.deleteCall
+		if err := errors.Join(st.BindText(1, r.call), st.BindInt64(2, r.lane), st.BindInt64(3, r.seq), st.Exec()); err != nil {
+			return err
+		}
 	}
 	return t.exec("DELETE FROM deliveries WHERE seq = ?", func(st *sqlite3.Stmt) error { return st.BindInt64(1, r.seq) })
 }

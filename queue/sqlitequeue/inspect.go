@@ -105,6 +105,9 @@ func (q *Queue) Get(ctx context.Context, id string) (*callhook.Delivery, error) 
 	case found == nil || found.forgotten || found.state == erased:
 		return nil, fmt.Errorf("sqlitequeue: %w: %s", callhook.ErrNoDelivery, id)
 	}
+	if found.damage != nil {
+		return nil, fmt.Errorf("sqlitequeue: the record of %s in %s is damaged: %w", id, q.path, found.damage)
+	}
 	q.mu.Lock()
 	q.expose(found)
 	q.mu.Unlock()
@@ -181,7 +184,7 @@ func (q *Queue) search(d *db, f callhook.Filter, visit func(*row) bool) error {
 		return s.kept(dead)
 	case f.State == callhook.StateInFlight:
 		return s.inFlight()
-	case (f.State != "" || lanes != nil) && q.few(lanes):
+	case (f.State != "" || lanes != nil) && q.few(lanes, f.State):
 		return s.pending()
 	}
 	return s.rows(`SELECT `+columns+` FROM deliveries d NOT INDEXED WHERE d.meta IS NOT NULL AND d.seq < ?2
@@ -219,19 +222,19 @@ func selects(f callhook.Filter, l callhook.LaneRef) bool {
 	return (f.Tenant == "" || f.Tenant == l.Tenant) && (f.Agent == "" || f.Agent == l.Agent) && (f.Webhook == "" || f.Webhook == l.Webhook)
 }
 
-// few reports whether lanes have so few pending ones that sorting them is quicker
+// few reports whether lanes have so few pending ones in a state that sorting them is quicker
 // than looking for them.
-func (q *Queue) few(lanes map[int64]*lane) bool {
+func (q *Queue) few(lanes map[int64]*lane, s callhook.State) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if lanes == nil {
-		return q.total.pending() <= 50_000
+		return q.total.in(s) <= 50_000
 	}
 	n := int64(0)
 	for _, l := range lanes {
-		n += l.c.pending()
+		n += l.c.in(s)
 	}
-	return n <= 50_000 && len(lanes) <= 2_000
+	return n <= 50_000
 }
 
 // scanning is a search under way.

@@ -125,6 +125,18 @@ type counts struct {
 
 func (c *counts) pending() int64 { return c.ready + c.parked + c.waiting + c.blocked }
 
+// in is how many pending ones are in a state as callers see it, at most; in any
+// for none.
+func (c *counts) in(s callhook.State) int64 {
+	switch s {
+	case callhook.StateWaiting:
+		return c.waiting + c.blocked
+	case callhook.StateReady, callhook.StateParked:
+		return c.ready + c.parked
+	}
+	return c.pending()
+}
+
 // of returns the count of a state as the database names it.
 func (c *counts) of(state string) *int64 {
 	switch state {
@@ -182,8 +194,8 @@ type item struct {
 	frozen uint32
 	size   int64 // about what it takes in memory
 
-	attempts, rejections, postponed int // as stored
-	logSum                          int64
+	attempts int   // as stored
+	logSum   int64 // the checksum, as stored
 
 	inHandler bool // a handler has it, or its verdict is being carried out
 	erased    bool // meanwhile: its verdict is dropped

@@ -94,6 +94,11 @@ func (r *row) item(l *lane) *item {
 
 // loadLane reads what is ready of a lane and some more.
 func (q *Queue) loadLane(l *lane) {
+	if q.w.db == nil {
+		if q.abandon(nil, errPanic); q.w.db == nil {
+			q.await(maxPause)
+		}
+	}
 	q.mu.Lock()
 	l.loading = false
 	if q.handle == nil {
@@ -106,6 +111,8 @@ func (q *Queue) loadLane(l *lane) {
 		ahead = l.fetch
 		l.fetch = min(max(2*l.fetch, 4), 128)
 	}
+	// With many lanes the next of one is far from those of the others on disk.
+	ahead = min(ahead, 1024/max(8, q.busy))
 	if l.fresh.window.len() > ahead/2 {
 		ahead = 0
 	}
@@ -340,9 +347,7 @@ func (t *txn) setAside(l *lane, seq int64) error {
 		return err
 	}
 	key := chainKey{l.id, call}
-	if err := t.stands(seq, key, kept); err != nil {
-		return err
-	}
+	t.w.chains.set(seq, key, kept)
 	return t.unblock(key, l)
 }
 

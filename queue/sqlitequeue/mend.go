@@ -232,9 +232,7 @@ func (t *txn) replay(r *row) (bool, error) {
 	n := t.touch(l)
 	*n.of(r.state)--
 	key := chainKey{l.id, d.Call}
-	if err := t.stands(d.Seq, key, gone); err != nil {
-		return false, err
-	}
+	t.w.chains.set(d.Seq, key, gone)
 	last, err := t.before(t.seq+1, key)
 	if err != nil {
 		return false, err
@@ -264,6 +262,9 @@ func (t *txn) replay(r *row) (bool, error) {
 		return errors.Join(st.BindInt64(1, old), st.BindInt64(2, d.Seq), st.BindText(3, state), bindTime(st, 4, d.EnqueuedAt),
 			st.BindRawText(5, meta), st.BindRawText(6, log), st.BindInt64(7, sum))
 	})
+	if st := t.db.deleteCall; err == nil {
+		err = errors.Join(st.BindText(1, key.call), st.BindInt64(2, key.lane), st.BindInt64(3, old), st.Exec())
+	}
 	for _, table := range []string{"bodies", "numbers"} {
 		if err == nil && (table == "bodies" || len(d.Numbers) > 0) {
 			err = t.exec("UPDATE "+table+" SET seq = ?2 WHERE seq = ?1", func(st *sqlite3.Stmt) error {

@@ -19,9 +19,9 @@ type Options struct {
 	// the end of the process, but the last of it not that of the machine. The
 	// file stays whole. The default is to wait.
 	Unsynced bool
-	// MaxBytes bounds the database, its log included: over it Enqueue returns an
-	// error that is [callhook.ErrQueueFull], while what is pending goes on. Zero
-	// means 16 GiB.
+	// MaxBytes bounds the database: over it Enqueue returns an error that is
+	// [callhook.ErrQueueFull], while what is pending goes on. Beside it the log
+	// takes some 16 MiB, and more while another program reads. Zero means 16 GiB.
 	MaxBytes int64
 	// KeepDelivered is how long a delivery that has arrived is kept whole, to be
 	// looked at and replayed. Zero means not at all: only its ID stays, for four days.
@@ -59,6 +59,7 @@ type Queue struct {
 	total      counts
 	active     map[int64]*item // handed out or about to be, by seq
 	out        int64           // bytes of those
+	busy       int             // lanes that have some
 	window     int64           // bytes of all windows
 	ready      fifo[*item]     // for the next free goroutine
 	loads      fifo[*lane]     // lanes of which something is to be loaded
@@ -71,7 +72,6 @@ type Queue struct {
 	enqueues   fifo[*enqueue]
 	settles    []*item
 	ops        fifo[*op]
-	damaged    []*item
 	writing    bool          // the writer runs
 	gather     chan struct{} // wakes it while it waits for more
 	written    *sync.Cond    // it has ended, or a group is done
@@ -272,7 +272,8 @@ func (q *Queue) Close() error {
 	err := q.reader.close()
 	q.reader = nil
 	q.readMu.Unlock()
-	err = errors.Join(err, q.w.db.close(), q.guard.Close())
+	q.w.checkpointing.wait()
+	err = errors.Join(err, q.w.checkpointing.db.close(), q.w.db.close(), q.guard.Close())
 	q.mu.Lock()
 	q.closing = false
 	q.written.Broadcast()

@@ -96,26 +96,33 @@ CREATE VIEW lane_counts AS
 `,
 }
 
-// migrate brings a database to the version of this program.
-func migrate(c *sqlite3.Conn) error {
+// check returns the version of a database, zero for a new one, and changes nothing.
+func check(c *sqlite3.Conn) (version int64, err error) {
 	app, err := number(c, "PRAGMA application_id")
 	if err != nil {
-		return err
+		return 0, err
 	}
-	version, err := number(c, "PRAGMA user_version")
-	if err != nil {
-		return err
+	if version, err = number(c, "PRAGMA user_version"); err != nil {
+		return 0, err
 	}
 	objects, err := number(c, "SELECT count(*) FROM sqlite_schema")
 	switch {
 	case err != nil:
-		return err
 	case app == 0 && version == 0 && objects == 0: // new
 	case app != applicationID:
-		return fmt.Errorf("%w (its application_id is %d): give the queue a file of its own", ErrForeign, app)
+		err = fmt.Errorf("%w (its application_id is %d): give the queue a file of its own", ErrForeign, app)
 	case version < 1 || version >= int64(len(migrations)):
-		return fmt.Errorf("%w: it has version %d and this program knows those up to %d: run the newer program, or give this one a file of its own",
+		err = fmt.Errorf("%w: it has version %d and this program knows those up to %d: run the newer program, or give this one a file of its own",
 			ErrVersion, version, len(migrations)-1)
+	}
+	return version, err
+}
+
+// migrate brings a database to the version of this program.
+func migrate(c *sqlite3.Conn) error {
+	version, err := check(c)
+	if err != nil {
+		return err
 	}
 	for v := int(version) + 1; v < len(migrations); v++ {
 		err := c.Exec(fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; PRAGMA application_id = %d; COMMIT", migrations[v], v, applicationID))

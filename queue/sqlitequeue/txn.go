@@ -261,7 +261,8 @@ func (t *txn) carryOut(it *item) error {
 		}
 		it.log, _ = encodeLog(d.Log)
 		it.logSum = sumOf(it.frozen, int64(d.Attempts), int64(d.Rejections), int64(d.Postponed), "", it.log)
-		if err := errors.Join(t.store(it, delivered, t.now, "", it.logSum), t.stands(it.seq, key, kept)); err != nil {
+		t.w.chains.set(it.seq, key, kept)
+		if err := t.store(it, delivered, t.now, "", it.logSum); err != nil {
 			return err
 		}
 		return t.unblock(key, l)
@@ -270,7 +271,8 @@ func (t *txn) carryOut(it *item) error {
 	case callhook.StateDead:
 		n.dead++
 		sum := sumOf(it.frozen, int64(d.Attempts), int64(d.Rejections), int64(d.Postponed), string(v.Reason), it.log)
-		if err := errors.Join(t.store(it, dead, t.now, string(v.Reason), sum), t.stands(it.seq, key, kept)); err != nil {
+		t.w.chains.set(it.seq, key, kept)
+		if err := t.store(it, dead, t.now, string(v.Reason), sum); err != nil {
 			return err
 		}
 		return t.unblock(key, l)
@@ -296,9 +298,7 @@ func (t *txn) carryOut(it *item) error {
 	if (it.attempts > 0) == (d.Attempts > 0) {
 		return nil
 	}
-	if err := t.stands(it.seq, key, standingOf(waiting, int64(d.Attempts))); err != nil {
-		return err
-	}
+	t.w.chains.set(it.seq, key, standingOf(waiting, int64(d.Attempts)))
 	return t.unblock(key, l)
 }
 
@@ -320,9 +320,7 @@ func (t *txn) forget(seq int64, key chainKey, state string, at int64, attempts i
 	if err = errors.Join(err, st.Exec()); err != nil {
 		return err
 	}
-	if err := t.stands(seq, key, gone); err != nil {
-		return err
-	}
+	t.w.chains.set(seq, key, gone)
 	return t.deleteBody(seq, numbers)
 }
 
@@ -358,9 +356,7 @@ func (t *txn) unblock(key chainKey, l *lane) error {
 		if err != nil || last == first || last == waits || last == tried && ordered {
 			return err
 		}
-		if err := t.stands(seq, key, standingOf(ready, attempts)); err != nil {
-			return err
-		}
+		t.w.chains.set(seq, key, standingOf(ready, attempts))
 		if err := t.awake(l, seq, attempts > 0, blocked); err != nil || attempts <= 0 {
 			return err
 		}

@@ -43,19 +43,19 @@ type op struct {
 
 // writer is what belongs to the goroutine that writes.
 type writer struct {
-	db        *db
-	seq       int64 // the last
-	laneID    int64 // the last; the mutex guards it
-	parkClock int64 // Unix microseconds, but never the same twice
-	err       error // the last of the database
-	stuck     bool  // the last checkpoint failed
-	failures  int   // in a row
-	notBefore time.Time
-	used      int64 // bytes of the database when they were last looked at
-	added     int64 // since then, about
-	gathered  bool  // it has waited for more verdicts
-	chains    chains
-	house     house
+	db            *db
+	seq           int64 // the last
+	laneID        int64 // the last; the mutex guards it
+	parkClock     int64 // Unix microseconds, but never the same twice
+	err           error // the last of the database
+	failures      int   // in a row
+	notBefore     time.Time
+	used          int64 // bytes of the database when they were last looked at
+	added         int64 // since then, about
+	gathered      bool  // it has waited for more verdicts
+	chains        chains
+	house         house
+	checkpointing checkpointing
 }
 
 // Enqueue implements [callhook.Queue]. It returns when ds are on disk. When ctx ends

@@ -1,0 +1,5 @@
+//go:build !linux && !darwin
+
+package sqlitequeue_test
+
+func fullMain(string) {}
