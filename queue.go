@@ -153,8 +153,9 @@ type Inspector interface {
 	Replay(ctx context.Context, f Filter) (int, error)
 	// Erase takes out all that the queue holds of deliveries that match f, in
 	// whatever state, and returns how many. Their IDs stay remembered. An attempt
-	// under way is not stopped. f must say IDs, Call or Number. A f.Limit of zero
-	// means all.
+	// under way is not stopped, and where one was released and not handed out yet the
+	// next of its lane goes instead. f must say IDs, Call or Number. A f.Limit of
+	// zero means all.
 	Erase(ctx context.Context, f Filter) (int, error)
 }
 

@@ -227,7 +227,7 @@ func atkStorm(t *testing.T, seed uint64) {
 		}
 	}
 	open()
-	for i := range 150 {
+	for i := range 80 {
 		switch r.IntN(14) {
 		case 0, 1, 2, 3, 4, 5:
 			agent := one(names...)
@@ -296,4 +296,130 @@ func atkStorm(t *testing.T, seed uint64) {
 		t.Error(fault)
 	}
 	t.Logf("%+v, handed out %d times", n, ledger.handed)
+}
+
+// TestUnblockedBehindTheWindow: one that waited for its call, and became ready after
+// later ones were loaded, is handed out once, and so are they, when Consume ends and
+// begins again.
+func TestUnblockedBehindTheWindow(t *testing.T) {
+	q, err := sqlitequeue.Open(filepath.Join(t.TempDir(), "queue.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	enqueue := func(id, call string) {
+		d := &callhook.Delivery{ID: id, Agent: "a", Webhook: "w", Lane: "/a/w", Call: call, Body: []byte("{}"), EnqueuedAt: time.Now()}
+		if err := q.Enqueue(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gate, parked := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex
+	handed := map[string]int{}
+	handle := func(_ context.Context, d *callhook.Delivery) callhook.Verdict {
+		mu.Lock()
+		handed[d.ID]++
+		first := handed[d.ID] == 1
+		mu.Unlock()
+		switch {
+		case d.ID == "a1":
+			<-gate
+		case d.ID == "p" && first:
+			return callhook.Park().Then(func() { close(parked) })
+		}
+		d.Attempts++
+		return callhook.Delivered()
+	}
+	consume := func(f func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- q.Consume(ctx, handle) }()
+		f()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	await := func(n int64) {
+		var c callhook.Counts
+		for end := time.Now().Add(2 * time.Second); c.Delivered != n && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			c, _ = q.Counts(t.Context())
+		}
+		if c.Delivered != n {
+			t.Errorf("%d were delivered, want %d; %d are pending", c.Delivered, n, c.Pending)
+		}
+	}
+	consume(func() {
+		enqueue("a1", "a")
+		enqueue("p", "p")
+		<-parked
+		for i := range 6 {
+			enqueue(fmt.Sprint("f", i), fmt.Sprint("f", i))
+		}
+		enqueue("a2", "a") // waits for a1
+		for i := range 20 {
+			enqueue(fmt.Sprint("g", i), fmt.Sprint("g", i))
+		}
+		for i := range 4 {
+			if n, err := q.Release(t.Context(), "/a/w", 1); n != 1 || err != nil {
+				t.Errorf("Release: %d, %v", n, err)
+			}
+			await(int64(1 + i))
+		}
+		close(gate)
+		await(5)
+	})
+	consume(func() {
+		if _, err := q.Release(t.Context(), "/a/w", -1); err != nil {
+			t.Error(err)
+		}
+		await(29)
+	})
+	for id, n := range handed {
+		if n != 1 && id != "p" {
+			t.Errorf("%s was handed out %d times", id, n)
+		}
+	}
+}
+
+// TestErasedBeforeItCame: whoever released one waits for one, also when it is erased
+// before a handler has seen it.
+func TestErasedBeforeItCame(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "q.db")
+	q, err := sqlitequeue.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		d := &callhook.Delivery{ID: "msg_" + id, Agent: "a", Webhook: "w", Lane: "/a/w", Call: id, EnqueuedAt: time.Now()}
+		if err := q.Enqueue(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if q, err = sqlitequeue.Open(path, nil); err != nil {
+		t.Fatal(err)
+	}
+	defer q.Close()
+	if n, err := q.Release(t.Context(), "", 1); n != 1 || err != nil { // as Run begins
+		t.Fatalf("Release: %d, %v", n, err)
+	}
+	if n, err := q.Erase(t.Context(), callhook.Filter{Call: "a"}); n != 1 || err != nil {
+		t.Fatalf("Erase: %d, %v", n, err)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
+	defer stop()
+	var first string
+	if err := q.Consume(ctx, func(_ context.Context, d *callhook.Delivery) callhook.Verdict {
+		first = d.Call
+		stop()
+		return callhook.Delivered()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if first != "b" {
+		t.Errorf("%q was handed out, want b", first)
+	}
 }

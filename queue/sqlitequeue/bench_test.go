@@ -43,8 +43,9 @@ func open(t testing.TB, o *sqlitequeue.Options) *sqlitequeue.Queue {
 	return q
 }
 
-// produce enqueues n deliveries from so many goroutines.
-func produce(b testing.TB, q callhook.Queue, n, producers, lanes int) {
+// produce enqueues n deliveries from so many goroutines, and has them do what
+// follows each.
+func produce(b testing.TB, q callhook.Queue, n, producers, lanes int, then ...func(*callhook.Delivery)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range producers {
@@ -54,9 +55,13 @@ func produce(b testing.TB, q callhook.Queue, n, producers, lanes int) {
 				if i > int64(n) {
 					return
 				}
-				if err := q.Enqueue(context.Background(), event(int(i)%lanes)); err != nil {
+				d := event(int(i) % lanes)
+				if err := q.Enqueue(context.Background(), d); err != nil {
 					b.Error(err)
 					return
+				}
+				for _, f := range then {
+					f(d)
 				}
 			}
 		})

@@ -361,11 +361,21 @@ func (w *writer) unload(t *txn) (bool, error) {
 			it.lane.recalled.push(it.seq)
 		}
 		for _, l := range q.lanes {
-			for _, ln := range []*line{&l.fresh, &l.tried} {
-				if ln.window.len() > 0 {
-					ln.cursor = ln.window.peek().at - 1
-					ln.window = fifo[*item]{}
+			// Between those in the window others may have become ready that are in no
+			// line: the cursor cannot go back.
+			for i, it := range l.fresh.window.all() {
+				l.fresh.count--
+				if i < l.fresh.want {
+					l.recalled.push(it.seq)
+				} else {
+					l.returned.add(it.seq)
 				}
+			}
+			l.fresh.want = max(0, l.fresh.want-l.fresh.window.len())
+			l.fresh.window = fifo[*item]{}
+			if l.tried.window.len() > 0 {
+				l.tried.cursor = l.tried.window.peek().at - 1
+				l.tried.window = fifo[*item]{}
 			}
 		}
 		q.window = 0

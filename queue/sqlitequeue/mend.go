@@ -181,8 +181,19 @@ func (t *txn) numbersOf(seq int64) (hashes []string, err error) {
 	return hashes, errors.Join(st.Err(), st.Reset())
 }
 
-// forgetOne takes an erased one out of what is in memory of its lane.
+// forgetOne takes an erased one out of what is in memory of its lane. Where it had
+// been released and nobody has seen it yet, another goes instead: whoever released it
+// waits for one.
 func (q *Queue) forgetOne(l *lane, r *row) {
+	if q.forgotten(l, r) {
+		l.release(1)
+		q.feed(l)
+		q.spawn()
+	}
+}
+
+// forgotten reports whether it had been released and was not handed out.
+func (q *Queue) forgotten(l *lane, r *row) (released bool) {
 	seq := r.d.Seq
 	if it := q.active[seq]; it != nil {
 		it.erased = true // a handler may have it: its verdict is dropped
@@ -190,7 +201,7 @@ func (q *Queue) forgetOne(l *lane, r *row) {
 			q.ready.drop(func(o *item) bool { return o == it })
 			q.leave(it)
 		}
-		return
+		return !it.inHandler
 	}
 	ln, at := &l.fresh, seq
 	switch r.state {
@@ -198,14 +209,14 @@ func (q *Queue) forgetOne(l *lane, r *row) {
 		ln, at = &l.tried, r.at
 	case ready:
 	default:
-		return // it stood in no line
+		return false // it stood in no line
 	}
 	if l.recalled.drop(func(s int64) bool { return s == seq }) > 0 {
-		return
+		return true
 	}
 	if i := slices.Index(l.returned, seq); i >= 0 && ln == &l.fresh {
 		l.returned.removeAt(i)
-		return
+		return false
 	}
 	for i, it := range ln.window.all() {
 		if it.seq == seq {
@@ -214,13 +225,15 @@ func (q *Queue) forgetOne(l *lane, r *row) {
 			ln.count--
 			if i < ln.want {
 				ln.want--
+				return true
 			}
-			return
+			return false
 		}
 	}
 	if at > ln.cursor {
 		ln.remove(1)
 	}
+	return false
 }
 
 // replay makes a settled one ready again, as if it were enqueued now.
