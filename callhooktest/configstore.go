@@ -518,15 +518,17 @@ func watchGap(tr *storeTrial) {
 	ctx, cancel := context.WithCancel(tr.Context())
 	defer cancel()
 	var wg sync.WaitGroup
+	var between sync.Once
 	const agents = 20
-	wg.Go(func() {
-		for i := range agents {
-			_, err := tr.store.Put(tr.Context(), callhook.ConfigRef{Agent: fmt.Sprint(i)}, []byte("one"), "")
+	put := func(from, to int) {
+		for i := range to - from {
+			_, err := tr.store.Put(tr.Context(), callhook.ConfigRef{Agent: fmt.Sprint(from + i)}, []byte("one"), "")
 			if err != nil {
 				tr.Error(err)
 			}
 		}
-	})
+	}
+	wg.Go(func() { put(0, agents/2) })
 	known := make(chan string, 10_000)
 	wg.Go(func() {
 		_ = tr.store.Watch(ctx, func(ref callhook.ConfigRef) {
@@ -541,6 +543,7 @@ func watchGap(tr *storeTrial) {
 			for _, ref := range refs {
 				known <- ref.Agent
 			}
+			between.Do(func() { put(agents/2, agents) }) // after they were read, and before Watch goes on
 		})
 	})
 	left, timer := map[string]bool{}, time.NewTimer(patience)
