@@ -178,7 +178,11 @@ func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
 		}
 		values, resolved := map[string]string{}, true
 		for _, name := range p.refs {
-			v, err := p.secret(ctx, h.secrets, name)
+			var v string
+			var err error
+			if panicked := h.survive(func() { v, err = p.secret(ctx, h.secrets, name) }); panicked != nil {
+				err = panicked
+			}
 			if err != nil {
 				c.fault(at, "%s", plainText(err))
 				resolved = false

@@ -58,7 +58,7 @@ type PreCallResult struct {
 	// Late is for an answer that comes after the time was up, where the webhook has
 	// "late_for": it gets at most one result, merged by the same rules, and is
 	// closed when nothing (more) comes. It is never nil, and need not be read.
-	Late <-chan *PreCallResult
+	Late <-chan *PreCallResult `json:"-"`
 }
 
 // String returns one line for a log: the outcome and how it came about, without

@@ -121,6 +121,16 @@ func (t *trial) preview() (*Preview, error) {
 	if err != nil {
 		return nil, err
 	}
+	for name, values := range h { // what is written out in the config too
+		for i, v := range values {
+			if secretive(name) && !strings.Contains(v, mask) {
+				scheme, _, ok := strings.Cut(v, " ")
+				if values[i] = mask; ok {
+					values[i] = scheme + " " + mask
+				}
+			}
+		}
+	}
 	setSignature(h, t.rendering.event.ID, time.Now(), t.body, nil)
 	if len(t.signers) > 0 {
 		h.Set(HeaderSignature, mask)

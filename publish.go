@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unicode/utf8"
 )
 
 // Draft returns an agent's draft to edit, and its version, which goes to
@@ -41,6 +42,9 @@ func (c *Configs) SaveDraft(ctx context.Context, draft *Config, version string) 
 		return "", errors.New("callhook: SaveDraft: the draft is nil")
 	}
 	ref := ConfigRef{Tenant: draft.TenantID, Agent: draft.AgentID, Revision: Draft}
+	if !utf8.ValidString(draft.TenantID) || !utf8.ValidString(draft.AgentID) {
+		return "", fmt.Errorf("callhook: SaveDraft: the id of the tenant or agent is not text (UTF-8): %q, %q", draft.TenantID, draft.AgentID)
+	}
 	doc := document(draft)
 	if doc == nil {
 		return "", fmt.Errorf("callhook: the draft of %s has what JSON cannot say", ref)
@@ -171,7 +175,12 @@ func (p inProduction) published(cfg *Config) int {
 }
 
 // publish makes a revision of cfg and puts it in production in the place of p.
+const maxNote = 16 << 10
+
 func (c *Configs) publish(ctx context.Context, ref ConfigRef, p inProduction, cfg *Config, restores int, o PublishOptions) (*Revision, error) {
+	if n := max(len(o.Author), len(o.Note)); n > maxNote {
+		return nil, fmt.Errorf("callhook: PublishOptions: Author or Note has %d bytes; at most %d are possible", n, maxNote)
+	}
 	numbers, err := c.Store.Revisions(ctx, ref)
 	if err != nil {
 		return nil, fmt.Errorf("callhook: configs: %w", err)

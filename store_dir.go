@@ -124,6 +124,9 @@ func (s *dirStore) Get(ctx context.Context, ref ConfigRef) ([]byte, string, erro
 }
 
 func (s *dirStore) read(file string) (doc []byte, version string, err error) {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return nil, "", fmt.Errorf("%s is not a file: %s", file, info.Mode().Type()) // opening a pipe may never end
+	}
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Stat(s.dir); err != nil {

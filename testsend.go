@@ -3,6 +3,7 @@ package callhook
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -279,6 +280,9 @@ func (h *Hooks) tryLookup(ctx context.Context, t *trial, r *TestResult) {
 		fail(err)
 	default:
 		answer, res.Outcome = found, OutcomeEmpty // unless variables come out of it
+	}
+	if strings.Contains(r.Reply, mask) {
+		answer.raw = json.RawMessage(`"` + mask + `"`) // it repeats a secret
 	}
 }
 

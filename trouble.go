@@ -176,8 +176,9 @@ func (ls *lanes) answered(l *lane) {
 	}
 }
 
-// failed counts an attempt that failed.
-func (ls *lanes) failed(d *Delivery, w *webhook) {
+// failed says that an attempt failed; its endpoint's fault or not, a lane that is
+// down waits for the next probe.
+func (ls *lanes) failed(d *Delivery, w *webhook, fault bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	l := ls.all[d.Lane]
@@ -188,7 +189,7 @@ func (ls *lanes) failed(d *Delivery, w *webhook) {
 			l.tries++
 			ls.block(l, ReasonDown, now.Add(probePause(l.tries)))
 		}
-	case l.health.failure(d.ID) && (l.trouble == "" || l.trouble == ReasonPostponed):
+	case fault && l.health.failure(d.ID) && (l.trouble == "" || l.trouble == ReasonPostponed):
 		l.tries = 0
 		ls.block(l, ReasonDown, now.Add(probePause(0)))
 	}

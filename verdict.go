@@ -152,9 +152,7 @@ func (h *Hooks) conclude(w *webhook, d *Delivery, m meaning) Verdict {
 		return d.again(w, now.Add(pause(rejectedRetry, d.Rejections)))
 	}
 	d.Attempts++
-	if m.kind == failed {
-		h.lanes.failed(d, w)
-	}
+	h.lanes.failed(d, w, m.kind == failed)
 	return d.again(w, now.Add(pause(w.retry, d.Attempts)))
 }
 
