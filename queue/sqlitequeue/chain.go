@@ -18,13 +18,15 @@ import (
 // deliveries up to there that are kept whole, and what comes after is read when
 // the queue is opened.
 
-// lag is how far the index may be behind. Tests make it less.
-var lag = struct {
+// lag is how far the index may be behind.
+type lag struct {
 	unindexed int   // how many deliveries that are kept whole
 	behind    int64 // how many in all
 	save      int64 // how far the mark moves until it is stored
 	step      int   // how many are indexed with a transaction, besides twice as many as it has new ones
-}{8192, 65_536, 16_384, 64}
+}
+
+var usualLag = lag{8192, 65_536, 16_384, 64}
 
 // standing is how an entry stands to the later ones of its call.
 type standing uint8
@@ -52,6 +54,8 @@ type chainKey struct {
 // chains are the deliveries behind the mark. They are the writer's, which locks
 // them, so that others may look for a call.
 type chains struct {
+	lag lag
+
 	mu      sync.Mutex
 	of      map[chainKey][]*entry // as enqueued
 	entries fifo[*entry]          // all, as enqueued; those that are gone go when they are the first
@@ -202,11 +206,11 @@ func (c *chains) begin(last int64) {
 		return
 	}
 	upTo := last
-	if c.live <= lag.unindexed {
-		if last-c.entries.peek().seq < lag.behind {
+	if c.live <= c.lag.unindexed {
+		if last-c.entries.peek().seq < c.lag.behind {
 			return
 		}
-		upTo = last - lag.behind/2
+		upTo = last - c.lag.behind/2
 	}
 	c.batch, c.next, c.upTo = c.batch[:0], 0, upTo
 	for _, e := range c.entries.all() {
@@ -230,7 +234,7 @@ func (t *txn) index(fresh int) error {
 	defer c.mu.Unlock()
 	mark := c.mark
 	if c.next < len(c.batch) {
-		to := min(len(c.batch), c.next+lag.step+2*fresh)
+		to := min(len(c.batch), c.next+c.lag.step+2*fresh)
 		for _, e := range c.batch[c.next:to] {
 			if e.is == gone {
 				continue
@@ -245,7 +249,7 @@ func (t *txn) index(fresh int) error {
 		if to == len(c.batch) {
 			mark = c.upTo
 		}
-	} else if clean := c.clean(t.seq); clean-c.mark >= lag.save {
+	} else if clean := c.clean(t.seq); clean-c.mark >= c.lag.save {
 		mark = clean
 	}
 	if mark != c.mark {

@@ -10,17 +10,15 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	conform(t, nil)
 }
 
 // TestConformanceBehind: the same when everything goes through the index by call,
 // and with the options that change most.
 func TestConformanceBehind(t *testing.T) {
-	if raced {
-		t.Skip("takes too long with the race detector; TestEverythingAtOnce has it")
-	}
-	sqlitequeue.SmallIndex(t)
-	conform(t, &sqlitequeue.Options{Unsynced: true, KeepDelivered: 1 << 40})
+	t.Parallel()
+	conform(t, sqlitequeue.SmallIndex(&sqlitequeue.Options{Unsynced: true, KeepDelivered: 1 << 40}))
 }
 
 func conform(t *testing.T, o *sqlitequeue.Options) {

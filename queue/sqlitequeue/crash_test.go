@@ -49,10 +49,11 @@ func TestCrash(t *testing.T) {
 	var killed []kill
 	var slowest time.Duration
 	for round := range rounds {
+		known := len(accepted)
 		p := startCrasher(t, receiver.URL, db, fmt.Sprint("round", round), accepted)
 		opened := p.await(t, "open")
 		ledger.mu.Lock()
-		before, waiting := ledger.requests, len(accepted) > ledger.arrived
+		before, waiting := ledger.requests, known > ledger.arrived
 		ledger.mu.Unlock()
 		if waiting { // something was left to do: how soon does it go on?
 			for ledger.count() == before && time.Since(opened) < 10*time.Second {

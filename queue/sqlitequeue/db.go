@@ -100,7 +100,7 @@ func (d *db) setUp(synced, reader bool) error {
 		return err
 	}
 	return d.c.Exec(`
-		PRAGMA cache_size = -40960;
+		PRAGMA cache_size = -16000;
 		PRAGMA secure_delete = FAST;
 		PRAGMA journal_size_limit = 67108864;
 		PRAGMA wal_autocheckpoint = 0;

@@ -116,6 +116,52 @@ func TestDiskFullAtEnd(t *testing.T) {
 	deliverAll(t, reopen(t, path, nil), 1)
 }
 
+// TestSynced: what Enqueue has stored was written and then synced, once for all that
+// waited; and a disk that cannot sync stores nothing.
+func TestSynced(t *testing.T) {
+	q := open(t, nil)
+	enqueue(t, q, event(0))
+	var writes, syncs atomic.Int64
+	var broken atomic.Bool
+	sqlitequeue.SetFaults(t, func(n int) error {
+		switch {
+		case n > 0:
+			writes.Add(1)
+			syncs.Store(0)
+		case broken.Load():
+			return syscall.EIO
+		default:
+			syncs.Add(1)
+		}
+		return nil
+	})
+	for i := range 10 {
+		before := writes.Load()
+		enqueue(t, q, event(i), event(i))
+		if writes.Load() != before+1 || syncs.Load() == 0 {
+			t.Fatalf("Enqueue wrote %d times, and synced %d times after that, want once and then", writes.Load()-before, syncs.Load())
+		}
+	}
+	broken.Store(true)
+	if err := q.Enqueue(t.Context(), event(0)); err == nil || errors.Is(err, callhook.ErrQueueFull) {
+		t.Errorf("Enqueue while the disk cannot sync: %v, want an error that it cannot", err)
+	}
+	wantCounts(t, q, callhook.Counts{Accepted: 21, Pending: 21})
+	var done atomic.Int64
+	stop := consume(t, q, func(*callhook.Delivery) callhook.Verdict {
+		return callhook.Delivered().Then(func() { done.Add(1) })
+	})
+	for tries := writes.Load(); writes.Load() < tries+5; { // a verdict is tried again and again
+		time.Sleep(time.Millisecond)
+	}
+	broken.Store(false)
+	for done.Load() < 21 {
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	wantCounts(t, q, callhook.Counts{Accepted: 21, Delivered: 21})
+}
+
 // TestBusy: while another program writes, all waits for it.
 func TestBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "queue.db")

@@ -8,8 +8,8 @@ import (
 	"github.com/ncruces/go-sqlite3"
 )
 
-// SetFaults has f asked before anything is written to a queue's log, until the
-// test ends.
+// SetFaults has f asked before so many bytes are written to a queue's log, or none,
+// before it is synced, until the test ends.
 func SetFaults(t testing.TB, f func(n int) error) {
 	faults.Store(&f)
 	t.Cleanup(func() { faults.Store(nil) })
@@ -57,11 +57,10 @@ func (q *Queue) Settle() {
 	}
 }
 
-// SmallIndex has everything go through the index by call, until the test ends.
-func SmallIndex(t testing.TB) {
-	was := lag
-	lag.unindexed, lag.behind, lag.save, lag.step = 2, 8, 3, 1
-	t.Cleanup(func() { lag = was })
+// SmallIndex has everything go through the index by call.
+func SmallIndex(o *Options) *Options {
+	o.lag = lag{2, 8, 3, 1}
+	return o
 }
 
 // AddMigration adds a version to the schema until the test ends.

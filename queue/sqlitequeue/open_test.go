@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,6 +25,11 @@ const child = "CALLHOOK_SQLITEQUEUE_CHILD"
 func TestMain(m *testing.M) {
 	switch os.Getenv(child) {
 	case "":
+		// Most of the conformance suite waits, which needs no processor.
+		flag.Parse()
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			panic(err)
+		}
 		os.Exit(m.Run())
 	case "lock":
 		holdMain(os.Args[1])

@@ -31,6 +31,8 @@ type Options struct {
 	// Logger is told what was set aside, and what the disk refuses; no personal data
 	// is in it. Nil means silence.
 	Logger *slog.Logger
+
+	lag lag // zero for the usual one
 }
 
 const (
@@ -111,6 +113,7 @@ func Open(path string, o *Options) (*Queue, error) {
 		q.o = *o
 	}
 	q.o.MaxBytes = cmp.Or(q.o.MaxBytes, 16<<30)
+	q.w.chains.lag = cmp.Or(q.o.lag, usualLag)
 	q.o.KeepDead = cmp.Or(q.o.KeepDead, 30*24*time.Hour)
 	if q.log = q.o.Logger; q.log == nil {
 		q.log = slog.New(slog.DiscardHandler)

@@ -168,8 +168,7 @@ func TestCloseWhileConsuming(t *testing.T) {
 // a Consume that ends and begins again, until all is settled.
 func TestEverythingAtOnce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "queue.db")
-	sqlitequeue.SmallIndex(t)
-	q := reopen(t, path, &sqlitequeue.Options{Unsynced: true})
+	q := reopen(t, path, sqlitequeue.SmallIndex(&sqlitequeue.Options{Unsynced: true}))
 	const n = 800
 	produced := make(chan struct{})
 	go func() { defer close(produced); produce(t, q, n, 8, 20) }()

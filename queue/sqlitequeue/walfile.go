@@ -33,8 +33,16 @@ func (fs gatheringFS) OpenFilename(name *vfs.Filename, flags vfs.OpenFlag) (vfs.
 	return f, out, err
 }
 
-// faults, if set, fails what is to be written to a log: for tests.
+// faults, if set, is asked before so many bytes are written to a log, or none, before
+// it is synced: for tests.
 var faults atomic.Pointer[func(n int) error]
+
+func inject(n int) error {
+	if f := faults.Load(); f != nil {
+		return noRoom((*f)(n))
+	}
+	return nil
+}
 
 // maxGathered bounds what a large transaction gathers.
 const maxGathered = 1 << 20
@@ -70,10 +78,8 @@ func (w *walFile) flush() error {
 	if cap(b) > 2*maxGathered {
 		w.gathered = nil
 	}
-	if f := faults.Load(); f != nil {
-		if err := (*f)(len(b)); err != nil {
-			return noRoom(err)
-		}
+	if err := inject(len(b)); err != nil {
+		return err
 	}
 	_, err := w.File.WriteAt(b, w.off)
 	return noRoom(err)
@@ -103,6 +109,9 @@ func (w *walFile) Truncate(size int64) error {
 
 func (w *walFile) Sync(flags vfs.SyncFlag) error {
 	if err := w.flush(); err != nil {
+		return err
+	}
+	if err := inject(0); err != nil {
 		return err
 	}
 	return w.File.Sync(flags)
