@@ -39,7 +39,8 @@
 //     Over Options.MaxBytes only Enqueue stops, and what is delivered makes room.
 //   - RetryAt is a time of day: a clock set forward makes deliveries due; one set back
 //     lets them wait until it shows their time, to which it looks every minute.
-//   - Time and space do not grow with what is pending. A million take 4.4 KB each on
+//   - Memory does not grow with what is pending, but throughput falls to about half
+//     of an empty queue's with 100,000. A million take 4.4 KB each on
 //     disk with bodies of 2 KB, no memory but that of their lanes, and no time at Open.
 //
 // # How it runs
