@@ -3,6 +3,7 @@ package callhook
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,6 +37,8 @@ type Options struct {
 	// replaces the guard of AllowNets: for tests and tunnels. Nil means the
 	// guarded dialler.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// RootCAs are the authorities that vouch for endpoints. Nil means the system's.
+	RootCAs *x509.CertPool
 	// Concurrency is how many attempts to deliver run at once, over all webhooks.
 	// Zero means 1024. Each costs a goroutine and a connection while it lasts. When
 	// more want to run, tenants take turns, and the webhooks of each; those whose
@@ -106,7 +109,7 @@ func New(o Options) (*Hooks, error) {
 		agents:  agents{source: o.Configs},
 		queue:   o.Queue,
 		secrets: o.Secrets,
-		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial}),
+		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial, RootCAs: o.RootCAs}),
 		log:     o.Logger,
 
 		keepCalls: o.KeepCalls, numberKey: slices.Clone(o.NumberKey), normalize: o.NormalizeNumber,
