@@ -54,6 +54,10 @@ type Delivery struct {
 	// headers, by placeholder.
 	Body   []byte            `json:"body"`
 	Values map[string]string `json:"values,omitempty"`
+	// Sealed is the name of the key that Body, Values, Record and the replies in Log
+	// are sealed with, all in Body but the last, see Options.SealKey; empty when they
+	// are not.
+	Sealed string `json:"sealed,omitempty"`
 	// BuildError says why there is no Body. It becomes a dead letter.
 	BuildError string `json:"build_error,omitempty"`
 	// EnqueuedAt is when it was accepted. Its age counts from here.

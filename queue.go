@@ -34,7 +34,8 @@ type Queue interface {
 	// Enqueue stores ds. nil: all are as durable as the queue promises. On error
 	// a part may be stored: repeat the same ds. A delivery whose ID is remembered
 	// is ignored. The deliveries are the queue's then: callers do not change them.
-	// A queue that takes no more at present returns an error that is ErrQueueFull.
+	// A queue that takes no more at present returns an error that is ErrQueueFull, or
+	// ErrQuota where it takes no more of this tenant's.
 	Enqueue(ctx context.Context, ds ...*Delivery) error
 	// Consume hands ready deliveries to handle, as many at once as are ready, until
 	// ctx ends, then waits for those in flight (a handler's ctx outlives ctx) and
@@ -200,6 +201,9 @@ var (
 	// ErrQueueFull says that a queue takes no more at present. Nothing of the event
 	// was stored, or what was is ignored when it is raised again.
 	ErrQueueFull = errors.New("callhook: the queue is full")
+	// ErrQuota says that a tenant has as much pending, or under way, as it may: nothing
+	// of the event was stored, and other tenants do not notice.
+	ErrQuota = errors.New("callhook: the tenant has reached its quota")
 	// ErrQueueClosed says that a queue was closed.
 	ErrQueueClosed = errors.New("callhook: the queue is closed")
 	// ErrNoDelivery says that a queue holds no delivery with this ID (any more).
