@@ -342,7 +342,7 @@ func TestSecretRef(t *testing.T) {
 		"http://api.crm.example:443/${TOKEN}":           "http://api.crm.example:443",
 		"https://api.crm.example:/${TOKEN}":             "https://api.crm.example",
 		"https://api.crm.example:8443?a=${TOKEN}":       "https://api.crm.example:8443",
-		"https://[2001:DB8::1]:443/${TOKEN}":            "https://[2001:db8::1]",
+		"https://[2606:4700::1111]:443/${TOKEN}":            "https://[2606:4700::1111]",
 		"https://api.crm.example.evil.example/${TOKEN}": "https://api.crm.example.evil.example",
 	} {
 		var got callhook.SecretRef
@@ -402,7 +402,7 @@ func TestPreviewURL(t *testing.T) {
 		"a space in the query":  {url: "https://h.example/a b?q=a b&ü={{call.from}}", from: "1", want: "https://h.example/a%20b?q=a%20b&%C3%BC=1"},
 		"without a slash":       {url: "https://h.example?n={{call.from}}", from: "1", want: "https://h.example?n=1"},
 		"a port":                {url: "https://h.example:8443/{{call.from}}", from: "1", want: "https://h.example:8443/1"},
-		"IPv6":                  {url: "https://[2001:db8::1]:8443/{{call.from}}", from: "1", want: "https://[2001:db8::1]:8443/1"},
+		"IPv6":                  {url: "https://[2606:4700::1111]:8443/{{call.from}}", from: "1", want: "https://[2606:4700::1111]:8443/1"},
 		"IPv6 with a zone":      {url: "https://[fe80::1%25eth0]/{{call.from}}", from: "1", want: "https://[fe80::1%25eth0]/1"},
 		"another script":        {url: "https://bücher.example/{{call.from}}", from: "1", want: "https://b%C3%BCcher.example/1"},
 		"braces in a filter":    {url: "https://h.example/{{ call.from | default: '}}?a=b' }}", want: "https://h.example/%7D%7D%3Fa=b"},

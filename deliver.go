@@ -128,6 +128,12 @@ func laneOf(tenant, agent, webhook string) string {
 // deliveryID is the identity of an event at a webhook: 128 bits of a hash over
 // its parts, each with its length before it.
 func deliveryID(parts ...string) string {
+	sum := hashed(parts...)
+	return "msg_" + idEncoding.EncodeToString(sum[:16])
+}
+
+// hashed returns a hash of texts that cannot be confused with that of others.
+func hashed(parts ...string) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	var n [8]byte
 	for _, p := range parts {
@@ -135,8 +141,8 @@ func deliveryID(parts ...string) string {
 		h.Write(n[:])
 		h.Write([]byte(p))
 	}
-	var sum [sha256.Size]byte
-	return "msg_" + idEncoding.EncodeToString(h.Sum(sum[:0])[:16])
+	h.Sum(sum[:0])
+	return sum
 }
 
 var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -332,27 +338,24 @@ func (d *Delivery) note(a Attempt, unsent bool) {
 func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a *Attempt) meaning {
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	secrets, err := w.resolve(ctx, h.secrets, d.Call, h.given.get(d))
-	if err != nil {
+	req, err := h.prepare(ctx, w.endpoint, outgoing{id: d.ID, body: d.Body, values: d.text, call: d.Call, secrets: h.given.get(d)})
+	switch {
+	case err == nil:
+	case errors.Is(err, errNotGiven): // other calls may have theirs
 		a.Error = err.Error()
-		if errors.Is(err, errNotGiven) { // other calls may have theirs
-			return meaning{kind: unsent}
-		}
+		return meaning{kind: unsent}
+	case holds(err):
+		a.Error = err.Error()
 		return meaning{kind: held}
-	}
-	req, err := w.request(ctx, d.ID, d.Body, d.text, secrets)
-	if err != nil {
+	default:
 		a.Error = err.Error()
-		if errors.Is(err, ErrBadKey) {
-			return meaning{kind: held}
-		}
 		return meaning{kind: failed}
 	}
 	if _, ok := req.Header["Idempotency-Key"]; !ok {
 		req.Header["Idempotency-Key"] = nil // sends none, and lets net/http repeat it on a connection that died in the pool
 	}
 	var t egress.Timing
-	resp, err := h.client.DoTimed(req, &t)
+	resp, err := req.client.DoTimed(req.Request, &t)
 	a.Timing, a.Remote = Timing{DNS: t.DNS, Connect: t.Connect, TLS: t.TLS, FirstByte: t.FirstByte}, t.Remote
 	if err != nil {
 		a.Error = transportError(err).Error()
@@ -367,12 +370,13 @@ func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a
 	}
 	defer resp.Body.Close()
 	a.Status = resp.StatusCode
+	w.answered(a.Status)
 	now := time.Now()
 	a.ClockSkew = clockSkew(resp.Header, now)
 	matters := w.success.reads(resp.StatusCode)
 	reply, err := readReply(resp, matters, cancel)
 	a.Body = time.Since(now)
-	a.Reply = excerpt(reply, req.Header, secrets)
+	a.Reply = excerpt(reply, req.hidden)
 	if err != nil && matters {
 		a.Error = transportError(err).Error()
 		return meaning{kind: failed}
@@ -411,30 +415,17 @@ func readReply(resp *http.Response, matters bool, cancel context.CancelFunc) ([]
 
 // excerpt is the beginning of a reply without the attempt's secrets: the values of
 // references, and what stands in headers like Authorization.
-func excerpt(reply []byte, header http.Header, secrets map[string]string) string {
+func excerpt(reply []byte, hidden func() []string) string {
 	if len(reply) == 0 {
 		return ""
 	}
 	s := string(reply[:min(len(reply), 4*maxExcerptBytes)])
 	var hide []string
-	add := func(v string) {
+	for _, v := range hidden() {
 		// All spellings, and what may be left of one at the end, begin like v where
 		// that is four letters or digits; so most replies are soon seen to have none.
 		if len(v) < 4 || !isPlain(v[:4]) || strings.Contains(s, v[:4]) {
 			hide = append(hide, spellings(v)...)
-		}
-	}
-	for _, v := range secrets {
-		add(v)
-	}
-	for name, values := range header {
-		if secretive(name) {
-			for _, v := range values {
-				add(v)
-				if _, credentials, ok := strings.Cut(v, " "); ok { // after Bearer
-					add(credentials)
-				}
-			}
 		}
 	}
 	// The longest first: one may stand in another.

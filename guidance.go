@@ -174,6 +174,8 @@ var webhookSettings = settings{name: "webhook", rules: preCallRules, all: []sett
 	{name: "secrets", title: "Signing keys", typ: "texts", example: `["${N8N_SECRET}"]`,
 		schema:   `"pattern": "\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}|^(whsec_|whsk_)?[A-Za-z0-9+/]{32,}={0,2}$", "maxLength": 8000`,
 		guidance: "Keys with which each request is signed, so that the receiver knows that it comes from you (Standard Webhooks). Two while a key is being replaced; at most 10. Leave it out for receivers that cannot check signatures, like Zapier and Make."},
+	{name: "tls", title: "Certificates", typ: "object", of: &tlsSettings,
+		guidance: "For systems that ask for a certificate (mutual TLS), or whose own certificate only their company vouches for. Left out, neither is needed."},
 	{name: "body", title: "Body", typ: "json", example: `{"caller_id": "{{call.from}}", "called_number": "{{call.to}}"}`, on: onPreCall,
 		guidance: "The JSON that is sent with POST, in the shape that your system wants. Left out, an event of type call.inbound is sent, with the call's numbers."},
 	{name: "response", title: "Answer", typ: "object", of: &responseSettings, on: onPreCall,
@@ -268,6 +270,18 @@ var retrySettings = settings{name: "retry", title: "When a request is tried agai
 	{name: "max_attempts", title: "Most attempts", typ: "integer", example: `10`, schema: `"minimum": 1`,
 		guidance: "After how many attempts it is given up, where that should be sooner."},
 }}
+
+var tlsSettings = settings{name: "tls", title: "Certificates of a connection", rules: tlsRules, all: []setting{
+	{name: "certificate", title: "Your certificate", typ: "text", example: `"${CRM_CLIENT_CERT}"`, schema: onlyReference,
+		guidance: "The certificate that you show the other system, as a reference to where the secrets are kept. It needs its key."},
+	{name: "key", title: "Its key", typ: "text", example: `"${CRM_CLIENT_KEY}"`, schema: onlyReference,
+		guidance: "The private key that belongs to the certificate, as a reference. It never stands in a config."},
+	{name: "ca", title: "Their authority", typ: "text", example: `"${CRM_CA}"`, schema: onlyReference,
+		guidance: "The certificate of the only authority that may vouch for the other system, as a reference. Left out, those that everybody trusts may."},
+}}
+
+// onlyReference is a text that is a reference to a secret and nothing else.
+const onlyReference = `"pattern": "^\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}$"`
 
 var successSettings = settings{name: "success", title: "When an answer means success", rules: successRules, all: []setting{
 	{name: "status", title: "Statuses", typ: "integers", example: `[200, 302]`, schema: `"minimum": 200, "maximum": 599`,

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -29,10 +30,17 @@ type Options struct {
 	// Check refuse a config that refers to one, and a delivery that needs one waits.
 	// Single-tenant hosts take [EnvSecrets].
 	Secrets SecretFunc
+	// Authorize puts credentials that expire into a request, such as OAuth2's access
+	// tokens. Nil means that configs have all that is needed.
+	Authorize AuthorizeFunc
 	// AllowNets are private networks that webhooks may be sent to. Without it
 	// only public addresses are dialled, and that is checked on the address
 	// itself, after the name was resolved.
 	AllowNets []netip.Prefix
+	// Ports are the only ones that webhooks may be sent to. Empty means all but those
+	// of mail servers and other services that an HTTP request could talk into
+	// something: the list of the Fetch standard, https://fetch.spec.whatwg.org/#port-blocking.
+	Ports []uint16
 	// Dial makes the connections instead of callhook's own dialler, and with it
 	// replaces the guard of AllowNets: for tests and tunnels. Nil means the
 	// guarded dialler.
@@ -67,19 +75,21 @@ type Options struct {
 // Hooks sends an agent runtime's webhooks. Its methods are safe for concurrent
 // use. Make one with [New] for the whole process.
 type Hooks struct {
-	agents  agents
-	queue   Queue
-	owned   bool // the queue is ours
-	secrets SecretFunc
-	client  *egress.Client
-	lanes   lanes
-	lookups lookups
-	given   given
-	log     *slog.Logger
-	trace   Trace
-	stats   stats
-	closed  atomic.Bool
-	running atomic.Bool
+	agents     agents
+	queue      Queue
+	owned      bool // the queue is ours
+	secrets    SecretFunc
+	client     *egress.Client // of webhooks without an identity of their own
+	identities identities
+	authorize  AuthorizeFunc
+	lanes      lanes
+	lookups    lookups
+	given      given
+	log        *slog.Logger
+	trace      Trace
+	stats      stats
+	closed     atomic.Bool
+	running    atomic.Bool
 
 	keepCalls bool
 	numberKey []byte
@@ -106,11 +116,12 @@ func New(o Options) (*Hooks, error) {
 		return nil, fmt.Errorf("callhook: Options.NumberKey has %d bytes: give it at least 16 random ones, or nil", n)
 	}
 	h := &Hooks{
-		agents:  agents{source: o.Configs},
-		queue:   o.Queue,
-		secrets: o.Secrets,
-		client:  egress.New(egress.Options{AllowNets: o.AllowNets, Dial: o.Dial, RootCAs: o.RootCAs}),
-		log:     o.Logger,
+		agents:    agents{source: o.Configs},
+		queue:     o.Queue,
+		secrets:   o.Secrets,
+		authorize: o.Authorize,
+		client:    egress.New(egress.Options{AllowNets: o.AllowNets, Ports: o.Ports, Dial: o.Dial, RootCAs: o.RootCAs}),
+		log:       o.Logger,
 
 		keepCalls: o.KeepCalls, numberKey: slices.Clone(o.NumberKey), normalize: o.NormalizeNumber,
 	}
@@ -165,8 +176,9 @@ func (h *Hooks) accept(c *compiler, p *endpoint, at string, ordered bool) {
 }
 
 // Check tells whether calls can use a config with these Hooks: [Config.Validate],
-// and in addition that every secret that it refers to can be resolved and that
-// the queue can do what it asks for. It sends nothing. The error is a
+// and in addition that every secret that it refers to can be resolved, that no URL has an
+// address or a port that webhooks are not sent to, and that the queue can do what it
+// asks for. It sends nothing. The error is a
 // [*ConfigError] with every fault.
 func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
 	a, err := compile(cfg)
@@ -176,6 +188,11 @@ func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
 	c := new(compiler)
 	a.endpoints(func(p *endpoint, at string, ordered bool) {
 		h.accept(c, p, at, ordered)
+		if u, err := url.Parse(p.ref.Origin); err == nil {
+			if err := h.client.CheckURL(u); err != nil {
+				c.fault(at+".url", "%s for webhooks: nothing is ever sent there", err)
+			}
+		}
 		if h.secrets == nil {
 			return
 		}
@@ -194,6 +211,9 @@ func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
 		}
 		if resolved {
 			if _, err := p.signing(values); err != nil {
+				c.fault(at, "%s", plainText(err))
+			}
+			if _, err := h.identities.client(h.client, p, values); err != nil {
 				c.fault(at, "%s", plainText(err))
 			}
 		}
@@ -374,6 +394,7 @@ func (h *Hooks) Close() error {
 	h.lookups.end()
 	h.lookups.cache.close()
 	h.client.CloseIdle()
+	h.identities.closeIdle()
 	if h.owned {
 		return h.queue.Close()
 	}

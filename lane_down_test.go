@@ -296,6 +296,10 @@ func TestFairTurns(t *testing.T) {
 				c.TenantID, c.AgentID = tenant, agent
 				raise(t, h, c)
 			}
+			for _, lane := range [][2]string{{"big", "b"}, {"big", "c"}, {"small", "a"}} { // lanes that are not proven get less
+				event(lane[0], lane[1], 1000)
+			}
+			time.Sleep(2 * time.Second)
 			for i := range 100 {
 				event("big", "a", i)
 			}
@@ -324,7 +328,7 @@ func TestFairTurns(t *testing.T) {
 			}
 			time.Sleep(10 * time.Minute)
 			synctest.Wait()
-			balance(t, h, 250, 0, 0)
+			balance(t, h, 253, 0, 0)
 		})
 	})
 }

@@ -350,11 +350,7 @@ func (ls *lookups) mayHedge(l *lookupLane) bool {
 // ask makes one request, and understands the reply.
 func (h *Hooks) ask(ctx context.Context, f *flight) (r found) {
 	p, q := f.asked.webhook, f.asked
-	secrets, err := p.resolve(ctx, h.secrets, q.call, q.secrets)
-	if err != nil {
-		return found{err: err}
-	}
-	req, err := p.request(ctx, q.id, q.body, q.text, secrets)
+	req, err := h.prepare(ctx, p.endpoint, outgoing{id: q.id, body: q.body, values: q.text, call: q.call, secrets: q.secrets})
 	if err != nil {
 		return found{err: err}
 	}
@@ -369,6 +365,7 @@ func (h *Hooks) ask(ctx context.Context, f *flight) (r found) {
 	defer resp.Body.Close()
 	defer func(headers time.Time) { r.body = time.Since(headers) }(time.Now())
 	r.status = resp.StatusCode
+	p.answered(r.status)
 	f.status.Store(int32(r.status))
 	if resp.StatusCode == http.StatusNotFound { // nobody by that number
 		egress.Drain(resp)
@@ -393,11 +390,11 @@ func (h *Hooks) ask(ctx context.Context, f *flight) (r found) {
 
 // exchange makes the request, and makes it once more when no connection could be
 // made and most of the time is left.
-func (h *Hooks) exchange(f *flight, req *http.Request, r *found) (*http.Response, error) {
+func (h *Hooks) exchange(f *flight, req *prepared, r *found) (*http.Response, error) {
 	budget := f.asked.webhook.timeout
 	for first := true; ; first = false {
 		f.attempts.Add(1)
-		resp, err := h.client.DoTimed(req, &r.timing)
+		resp, err := req.client.DoTimed(req.Request, &r.timing)
 		if err == nil {
 			return resp, nil
 		}
@@ -452,11 +449,21 @@ func (h *Hooks) Warm(ctx context.Context, ref ConfigRef) error {
 	if err != nil {
 		return err
 	}
-	if err := h.client.Connect(ctx, origin); err != nil {
+	client := h.client
+	if p.identity != nil {
+		secrets, err := p.resolve(ctx, h.secrets, "", nil)
+		if err == nil {
+			client, err = h.identities.client(h.client, p.endpoint, secrets)
+		}
+		if err != nil {
+			return fmt.Errorf("callhook: %s of %s could not be warmed: %w", p.ref.Webhook, ref, err)
+		}
+	}
+	if err := client.Connect(ctx, origin); err != nil {
 		return fmt.Errorf("callhook: %s of %s could not be warmed: %w", p.ref.Webhook, ref, transportError(err))
 	}
 	if h.closed.Load() { // meanwhile
-		h.client.CloseIdle()
+		client.CloseIdle()
 		return ErrClosed
 	}
 	return nil

@@ -27,7 +27,7 @@ const (
 	ReasonTooLarge       Reason = "too_large"       // the receiver takes no body or headers of this size
 	ReasonExpired        Reason = "expired"         // it could not be delivered within retry.max_age
 	ReasonMaxAttempts    Reason = "max_attempts"    // it could not be delivered within retry.max_attempts
-	ReasonBlockedAddress Reason = "blocked_address" // the URL is an address that must not be dialled
+	ReasonBlockedAddress Reason = "blocked_address" // the URL has an address or a port that nothing is sent to
 	ReasonBuildFailed    Reason = "build_failed"    // its payload could not be built
 	ReasonWebhookRemoved Reason = "webhook_removed" // the agent has the webhook no more
 )

@@ -28,7 +28,7 @@ var schema = sync.OnceValue(func() []byte {
 		defs.add(defName(&payloadFieldSettings, t), payloadFieldSettings.schema(t))
 		defs.add("path_"+string(t), pathSchema(t))
 	}
-	for _, s := range []*settings{&variableSettings, &responseSettings, &retrySettings, &successSettings} {
+	for _, s := range []*settings{&variableSettings, &responseSettings, &retrySettings, &successSettings, &tlsSettings} {
 		defs.add(defName(s, ""), s.schema(""))
 	}
 	defs.add("template", keywords(templateRules))
@@ -84,6 +84,8 @@ const (
 	templateRules = `"propertyNames": {"not": {"pattern": "\\{\\{"}}, "additionalProperties": {"$ref": "#/$defs/template"}, "items": {"$ref": "#/$defs/template"}`
 	successRules  = `"dependentRequired": {"path": ["equals"], "equals": ["path"]},
 		"anyOf": [{"properties": {"status": {"minItems": 1}}, "required": ["status"]}, {"required": ["path"]}]`
+	tlsRules = `"dependentRequired": {"certificate": ["key"], "key": ["certificate"]},
+		"anyOf": [{"required": ["certificate"]}, {"required": ["ca"]}]`
 )
 
 // schema returns the definition of an object, as webhooks of type t have it.

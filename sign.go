@@ -125,6 +125,7 @@ const (
 	canonicalID        = "Webhook-Id"
 	canonicalTimestamp = "Webhook-Timestamp"
 	canonicalSignature = "Webhook-Signature"
+	canonicalTest      = "Callhook-Test"
 )
 
 func setSignature(header http.Header, id string, at time.Time, body []byte, keys []*key) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -102,26 +101,20 @@ func (t *trial) mark(limit int) error {
 	if t.envelope && len(t.body) > 0 && !gjson.GetBytes(t.body, "test").Exists() {
 		t.body = append(t.body[:len(t.body)-1:len(t.body)-1], `,"test":true}`...)
 	}
-	const name = "Callhook-Test"
-	t.headers = slices.DeleteFunc(t.headers, func(h header) bool { return h.name == name })
-	t.headers = append(t.headers, header{name, []template.Part{{Literal: "true"}}})
+	t.headers = append(t.headers[:len(t.headers):len(t.headers)], header{canonicalTest, []template.Part{{Literal: "true"}}})
 	return nil
 }
 
 // send makes the request, on a connection of its own. The error of one that could
 // not be sent wraps errUnsent.
-func (h *Hooks) send(ctx context.Context, t *trial, a *Attempt) (resp *http.Response, secrets map[string]string, err error) {
-	secrets, err = t.resolve(ctx, h.secrets, t.call.ID, t.call.Secrets)
+func (h *Hooks) send(ctx context.Context, t *trial, a *Attempt) (resp *http.Response, hidden func() []string, err error) {
+	req, err := h.prepare(ctx, t.endpoint, outgoing{id: t.rendering.event.ID, body: t.body, values: t.rendering.text, call: t.call.ID, secrets: t.call.Secrets})
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errUnsent, err)
 	}
-	req, err := t.request(ctx, t.rendering.event.ID, t.body, t.rendering.text, secrets)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", errUnsent, err)
-	}
-	client := h.client.Fresh()
+	client := req.client.Fresh()
 	var timing egress.Timing
-	resp, err = client.DoTimed(req, &timing)
+	resp, err = client.DoTimed(req.Request, &timing)
 	a.Timing = Timing{DNS: timing.DNS, Connect: timing.Connect, TLS: timing.TLS, FirstByte: timing.FirstByte}
 	a.Remote = timing.Remote
 	if err != nil {
@@ -129,8 +122,9 @@ func (h *Hooks) send(ctx context.Context, t *trial, a *Attempt) (resp *http.Resp
 		return nil, nil, transportError(err)
 	}
 	resp.Body = &lastBody{resp.Body, client}
+	t.answered(resp.StatusCode)
 	a.Status, a.ClockSkew = resp.StatusCode, clockSkew(resp.Header, time.Now())
-	return resp, secrets, nil
+	return resp, req.hidden, nil
 }
 
 var errUnsent = errors.New("nothing was sent")
@@ -150,7 +144,7 @@ func (h *Hooks) tryDelivery(ctx context.Context, t *trial, r *TestResult) {
 	defer cancel()
 	r.At = time.Now()
 	defer func() { r.Elapsed = time.Since(r.At) }()
-	resp, secrets, err := h.send(ctx, t, &r.Attempt)
+	resp, hidden, err := h.send(ctx, t, &r.Attempt)
 	if err != nil {
 		r.Error = plainText(err)
 		var blocked *egress.BlockedError
@@ -158,7 +152,7 @@ func (h *Hooks) tryDelivery(ctx context.Context, t *trial, r *TestResult) {
 		case errors.Is(err, errUnsent):
 			r.Meaning = r.Error + ". In production its events would wait until that is mended"
 		case errors.As(err, &blocked) && blocked.Literal:
-			r.Meaning = r.Error + ": it is not a public one. In production each event would be a dead letter at once"
+			r.Meaning = r.Error + ": nothing is ever sent there. In production each event would be a dead letter at once"
 		default:
 			r.Meaning = r.Error + ". " + w.again()
 		}
@@ -167,7 +161,7 @@ func (h *Hooks) tryDelivery(ctx context.Context, t *trial, r *TestResult) {
 	defer resp.Body.Close()
 	now, matters := time.Now(), w.success.reads(resp.StatusCode)
 	reply, err := readReply(resp, matters, cancel)
-	r.Body, r.Reply = time.Since(now), excerpt(reply, t.sent(secrets), secrets)
+	r.Body, r.Reply = time.Since(now), excerpt(reply, hidden)
 	if err != nil && matters {
 		r.Error = plainText(transportError(err))
 		r.Meaning = r.Error + ". " + w.again()
@@ -180,12 +174,6 @@ func (h *Hooks) tryDelivery(ctx context.Context, t *trial, r *TestResult) {
 	}
 	r.Error = m.text(resp.StatusCode)
 	r.Meaning = r.Error + ". " + w.would(m)
-}
-
-// sent returns the headers as they were sent, in which there may be secrets.
-func (t *trial) sent(secrets map[string]string) http.Header {
-	h, _ := t.header(t.body, t.rendering.text, secrets) // they were built before
-	return h
 }
 
 // would says what production does after an answer that is no success.
@@ -241,7 +229,7 @@ func (h *Hooks) tryLookup(ctx context.Context, t *trial, r *TestResult) {
 		}
 		res.Err, r.Error = err, strings.TrimSuffix(plainText(err), ": "+context.DeadlineExceeded.Error())
 	}
-	resp, secrets, err := h.send(within, t, &r.Attempt)
+	resp, hidden, err := h.send(within, t, &r.Attempt)
 	if !errors.Is(err, errUnsent) {
 		res.Attempts = 1
 	}
@@ -254,7 +242,7 @@ func (h *Hooks) tryLookup(ctx context.Context, t *trial, r *TestResult) {
 	ok := resp.StatusCode >= 200 && resp.StatusCode <= 299
 	if !ok {
 		reply, _ := readReply(resp, false, cancel)
-		r.Reply = excerpt(reply, t.sent(secrets), secrets)
+		r.Reply = excerpt(reply, hidden)
 		if resp.StatusCode == http.StatusNotFound {
 			res.Outcome = OutcomeEmpty
 			return
@@ -263,7 +251,7 @@ func (h *Hooks) tryLookup(ctx context.Context, t *trial, r *TestResult) {
 		return
 	}
 	reply, truncated, err := egress.ReadBody(resp, maxReplyBytes)
-	r.Reply = excerpt(reply, t.sent(secrets), secrets)
+	r.Reply = excerpt(reply, hidden)
 	switch {
 	case err != nil:
 		fail(transportError(err))

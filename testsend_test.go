@@ -123,7 +123,7 @@ func TestTestSendRequest(t *testing.T) {
 		"a template":      {config: `"post_call":[{"url":"http://h.test/","secrets":["${KEY}"],"method":"PUT","payload":{"template":["{{call.id}}",1.10]}}]`, webhook: "post_call", body: `["call_sample",1.10]`},
 		"a lookup":        {config: `"pre_call":{"url":"http://h.test/","secrets":["${KEY}"]}`, webhook: "pre_call", marked: "test", body: `{"id":"msg_`},
 		"a lookup's own":  {config: `"pre_call":{"url":"http://h.test/","secrets":["${KEY}"],"body":{"n":"{{call.from}}"}}`, webhook: "pre_call", body: `{"n":"+442079460123"}`},
-		"a GET":           {config: `"pre_call":{"url":"http://h.test/","method":"GET","query":{"n":"{{call.from}}"},"secrets":["${KEY}"],"headers":{"callhook-test":"mine"}}`, webhook: "pre_call"},
+		"a GET":           {config: `"pre_call":{"url":"http://h.test/","method":"GET","query":{"n":"{{call.from}}"},"secrets":["${KEY}"]}`, webhook: "pre_call"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, n *network) {
@@ -368,9 +368,10 @@ func TestTestSendGuard(t *testing.T) {
 	}
 	defer h.Close()
 	for url, want := range map[string]string{
-		"http://127.0.0.1:1/":     "Address 127.0.0.1 is blocked: it is not a public one. In production each event would be a dead letter at once.",
-		"http://localhost:1/":     "Address 127.0.0.1 is blocked. In production it would be tried again after 5s, then in longer pauses, for 72h.",
-		"http://169.254.169.254/": "Address 169.254.169.254 is blocked: it is not a public one. In production each event would be a dead letter at once.",
+		"http://127.0.0.1:8080/":  "Address 127.0.0.1 is blocked: nothing is ever sent there. In production each event would be a dead letter at once.",
+		"http://localhost:8080/":  "Address 127.0.0.1 is blocked. In production it would be tried again after 5s, then in longer pauses, for 72h.",
+		"http://localhost:25/":    "Port 25 is blocked: nothing is ever sent there. In production each event would be a dead letter at once.",
+		"http://169.254.169.254/": "Address 169.254.169.254 is blocked: nothing is ever sent there. In production each event would be a dead letter at once.",
 	} {
 		c := parse(t, `{"agent_id":"a","post_call":[{"url":"`+url+`"}]}`)
 		r := testSend(t, h, c, "post_call", nil)

@@ -135,11 +135,28 @@ type Endpoint struct {
 	// (HMAC-SHA256, signature v1) or whsk_… (Ed25519, signature v1a), best as
 	// references: "${N8N_SECRET}". At most 10.
 	Secrets []string `json:"secrets,omitempty"`
+	// TLS is how the connection proves who it is, and to whom it talks. Left out,
+	// no certificate is shown, and the system's authorities vouch for the endpoint.
+	TLS *TLS `json:"tls,omitempty"`
 	// Timeout bounds one attempt of a delivery in all (default 15s, at most
 	// 60s), or a whole pre-call lookup (default 2s, at most 10s).
 	Timeout Duration `json:"timeout,omitempty"`
 	// Paused holds deliveries back, and skips lookups, until it is false again.
 	Paused bool `json:"paused,omitempty"`
+}
+
+// TLS is an identity for endpoints that ask for one (mutual TLS), and an authority of
+// the endpoint's own. All are references, like "${CRM_CLIENT_KEY}", to texts in PEM,
+// resolved at each attempt like other secrets. A connection that was made with one
+// identity is used for no other, and for no other tenant.
+type TLS struct {
+	// Certificate is the client's, with those between it and its authority after it,
+	// and Key is the private key that belongs to it.
+	Certificate string `json:"certificate,omitempty"`
+	Key         string `json:"key,omitempty"`
+	// CA are the certificates of the only authorities that may vouch for the endpoint.
+	// Empty means those of [Options].RootCAs.
+	CA string `json:"ca,omitempty"`
 }
 
 // PreCallWebhook is the lookup before the agent speaks.

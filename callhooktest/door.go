@@ -36,23 +36,10 @@ func (n Network) Dial(ctx context.Context, _, address string) (net.Conn, error) 
 	if e == nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}}
 	}
-	client, server := net.Pipe()
+	client, server := connect(host)
 	e.enter(server)
-	return memoryConn{client, host}, nil
+	return client, nil
 }
-
-// memoryConn tells the host that it leads to.
-type memoryConn struct {
-	net.Conn
-	host string
-}
-
-func (c memoryConn) RemoteAddr() net.Addr { return memoryAddr(c.host) }
-
-type memoryAddr string
-
-func (memoryAddr) Network() string  { return "memory" }
-func (a memoryAddr) String() string { return string(a) }
 
 // Listen opens the endpoint's door on loopback, on a port that the system picks, and
 // returns its URL, like "http://127.0.0.1:41873". The same port serves https. Hooks

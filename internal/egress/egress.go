@@ -20,12 +20,8 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
-
-	"code.dny.dev/ssrf"
 )
 
 const (
@@ -48,11 +44,17 @@ const (
 // Options says what a [Client] may reach. The zero value reaches the public internet and nothing else.
 type Options struct {
 	// AllowNets are networks that may be dialled besides the public internet, such as 10.1.0.0/16 or fd00::/8; an IPv4 network
-	// may be written in its IPv6 form. An address in none of them is judged as if the list were empty. Allowing 64:ff9b::/96,
-	// as a network that has only NAT64 needs, opens whatever its gateway translates, private IPv4 addresses included.
+	// may be written in its IPv6 form. An address in none of them is judged as if the list were empty. A NAT64 address of
+	// 64:ff9b::/96 is the IPv4 address inside it: public ones are reached without any entry, and private ones are opened by an
+	// IPv4 network and never by an IPv6 one.
 	AllowNets []netip.Prefix
 
-	// Dial replaces the dialler and with it the address guard, for tests and tunnels: AllowNets and Resolver are then unused.
+	// Ports are the only ones that may be connected to, also at addresses in AllowNets and through Dial. Empty means every port
+	// except those of the Fetch standard's list, at which mail servers and other services listen that an HTTP request can talk
+	// into doing things: https://fetch.spec.whatwg.org/#port-blocking.
+	Ports []uint16
+
+	// Dial replaces the dialler and with it the guard of addresses, for tests and tunnels: AllowNets and Resolver are then unused.
 	// TLS is still done by the Client, on the connection that Dial returns. It has to return when ctx ends: a Dial that
 	// does not cannot keep Do waiting, but keeps its goroutine. Nil means a guarded [net.Dialer].
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -69,7 +71,7 @@ type Client struct {
 	transport *http.Transport
 	resolver  *net.Resolver
 	custom    func(ctx context.Context, network, addr string) (net.Conn, error) // Options.Dial
-	guard     *ssrf.Guardian
+	guard     *guard
 	tls       *tls.Config
 	ahead     ahead
 }
@@ -81,7 +83,7 @@ func New(o Options) *Client {
 	c := &Client{
 		resolver: o.Resolver,
 		custom:   o.Dial,
-		guard:    newGuard(o.AllowNets),
+		guard:    newGuard(o),
 		tls:      &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}},
 	}
 	c.transport = &http.Transport{
@@ -117,7 +119,7 @@ var errUpgrade = errors.New("the endpoint switched protocols unasked")
 //
 // The request's context is the one total deadline: it ends DNS, connecting, TLS, waiting for the headers and reading the
 // body. An exchange that ran out of it fails with an error for which errors.Is(err, context.DeadlineExceeded) holds, or with
-// the context's cause if it has one. Other errors: a [*BlockedError] for an address that is forbidden, and whatever net and
+// the context's cause if it has one. Other errors: a [*BlockedError] for an address or a port that is forbidden, and whatever net and
 // net/http report; [Describe] makes them fit for a log.
 //
 // Do sends again only where net/http does, on another connection: when an HTTP/2 endpoint says that it has not processed the
@@ -172,67 +174,6 @@ var ErrSuperseded = errors.New("another request was faster")
 func (c *Client) CloseIdle() {
 	c.ahead.close()
 	c.transport.CloseIdleConnections()
-}
-
-// CheckHost returns a [*BlockedError] if host is a literal IP address that Do would refuse to dial, and nil for every name,
-// about which nothing is known before it is resolved. An address may stand in brackets, have a zone, and end in a dot, but
-// have no port. With [Options].Dial there is no guard and the answer is always nil.
-func (c *Client) CheckHost(host string) error {
-	addr, ok := literal(host)
-	if !ok || c.custom != nil {
-		return nil
-	}
-	return c.check("tcp4", netip.AddrPortFrom(addr, 0), true)
-}
-
-// BlockedError says that an address is neither on the public internet nor in [Options].AllowNets. No byte was sent to it.
-type BlockedError struct {
-	Addr string // the IP address, without a port
-	// Literal: the URL itself has the address as its host, so that no retry can help. Otherwise a name resolved to it, which
-	// may change.
-	Literal bool
-}
-
-func (e *BlockedError) Error() string { return "address " + e.Addr + " is blocked" }
-
-func newGuard(allow []netip.Prefix) *ssrf.Guardian {
-	var v4, v6 []netip.Prefix
-	for _, p := range allow {
-		if a := p.Addr(); a.Is4In6() && p.Bits() >= 96 {
-			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96) // as the addresses that are compared with it
-		}
-		if p.Addr().Is4() {
-			v4 = append(v4, p)
-		} else {
-			v6 = append(v6, p)
-		}
-	}
-	return ssrf.New(
-		// Automation tools listen where they like (n8n on 5678, Node-RED on 1880), and on a public address the port tells
-		// nothing about whom it belongs to. The guard of this package is the address.
-		ssrf.WithAnyPort(),
-		ssrf.WithAllowedV4Prefixes(v4...),
-		ssrf.WithAllowedV6Prefixes(v6...),
-	)
-}
-
-// check judges one address. An IPv4 address is judged as such in whatever form it comes, and without its zone, because no
-// prefix ever contains an address that has one.
-func (c *Client) check(network string, ap netip.AddrPort, literal bool) error {
-	addr := ap.Addr().Unmap()
-	if c.guard.Safe(network, netip.AddrPortFrom(addr.WithZone(""), ap.Port()).String(), nil) == nil {
-		return nil
-	}
-	return &BlockedError{Addr: addr.String(), Literal: literal}
-}
-
-func literal(host string) (netip.Addr, bool) {
-	host = strings.TrimSuffix(host, ".")
-	if n := len(host); n >= 2 && host[0] == '[' && host[n-1] == ']' {
-		host = host[1 : n-1]
-	}
-	addr, err := netip.ParseAddr(strings.TrimSuffix(host, "."))
-	return addr, err == nil
 }
 
 // exchange is one call of Do as the dials that it starts see it.
@@ -343,7 +284,7 @@ func (c *Client) connectNow(ctx context.Context, network, addr string, secure bo
 	ex := ctx.Value(exchangeKey{}).(*exchange)
 	host, _, _ := net.SplitHostPort(addr)
 	var begun time.Time
-	conn, err := c.dial(ex.timed(ctx, &begun), network, addr, host)
+	conn, err := c.dial(ex.timed(ctx, &begun), network, addr)
 	ex.note(func(t *Timing) { t.Connect = time.Since(begun) })
 	if err == nil && secure {
 		begun := time.Now()
@@ -366,30 +307,23 @@ func (c *Client) connectNow(ctx context.Context, network, addr string, secure bo
 	return nil, &connectError{err}
 }
 
-func (c *Client) dial(ctx context.Context, network, addr, host string) (conn net.Conn, err error) {
-	if c.custom != nil {
-		defer func() {
-			if p := recover(); p != nil { // on a goroutine of net/http's, where it would end the process
-				conn, err = nil, fmt.Errorf("Options.Dial panicked: %v", p)
-			}
-		}()
-		conn, err := c.custom(ctx, network, addr)
-		if conn == nil && err == nil {
-			err = errors.New("Options.Dial returned no connection")
-		}
-		return conn, err
+func (c *Client) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	if err := c.guard.before(addr); err != nil {
+		return nil, err
 	}
-	_, lit := literal(host)
-	d := net.Dialer{Resolver: c.resolver}
-	// Called with each address that DNS gave, when its socket exists and before it connects: nothing changes in between.
-	d.Control = func(network, address string, _ syscall.RawConn) error {
-		ap, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return &BlockedError{Addr: address, Literal: lit}
-		}
-		return c.check(network, ap, lit)
+	if c.custom == nil {
+		return c.guard.dial(ctx, c.resolver, network, addr)
 	}
-	return d.DialContext(ctx, network, addr)
+	defer func() {
+		if p := recover(); p != nil { // on a goroutine of net/http's, where it would end the process
+			conn, err = nil, fmt.Errorf("Options.Dial panicked: %v", p)
+		}
+	}()
+	conn, err = c.custom(ctx, network, addr)
+	if conn == nil && err == nil {
+		err = errors.New("Options.Dial returned no connection")
+	}
+	return conn, err
 }
 
 // connectError marks an error as having happened before a request could be sent.
