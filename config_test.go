@@ -342,7 +342,7 @@ func TestSecretRef(t *testing.T) {
 		"http://api.crm.example:443/${TOKEN}":           "http://api.crm.example:443",
 		"https://api.crm.example:/${TOKEN}":             "https://api.crm.example",
 		"https://api.crm.example:8443?a=${TOKEN}":       "https://api.crm.example:8443",
-		"https://[2606:4700::1111]:443/${TOKEN}":            "https://[2606:4700::1111]",
+		"https://[2606:4700::1111]:443/${TOKEN}":        "https://[2606:4700::1111]",
 		"https://api.crm.example.evil.example/${TOKEN}": "https://api.crm.example.evil.example",
 	} {
 		var got callhook.SecretRef

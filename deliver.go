@@ -308,10 +308,13 @@ func (h *Hooks) attempt(ctx context.Context, w *webhook, d *Delivery) Verdict {
 	}
 	start := time.Now()
 	a := Attempt{At: start}
-	m := h.exchangeDelivery(ctx, w, d, &a)
+	l, m := h.exchangeDelivery(ctx, w, d, &a)
 	a.Elapsed = time.Since(start)
-	h.stats.attempt(m.kind != held, a.ClockSkew != 0)
-	d.note(a, m.kind == held)
+	sent := m.kind != held && m.kind != sealedUp && m.kind != damaged
+	h.stats.attempt(sent, a.ClockSkew != 0)
+	kept := a
+	kept.Reply = l.sealer.text(a.Reply)
+	d.note(kept, !sent)
 	if h.log.Enabled(ctx, slog.LevelDebug) {
 		h.log.Debug("callhook: attempt", "id", d.ID, "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook,
 			"status", a.Status, "error", a.Error, "elapsed", a.Elapsed)
@@ -335,10 +338,22 @@ func (d *Delivery) note(a Attempt, unsent bool) {
 }
 
 // exchangeDelivery sends d and returns what the answer means.
-func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a *Attempt) meaning {
+func (h *Hooks) exchangeDelivery(ctx context.Context, w *webhook, d *Delivery, a *Attempt) (*letter, meaning) {
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	req, err := h.prepare(ctx, w.endpoint, outgoing{id: d.ID, body: d.Body, values: d.text, call: d.Call, secrets: h.given.get(d)})
+	l, err := h.letter(ctx, d)
+	if err != nil {
+		a.Error = err.Error()
+		if errors.Is(err, errSealBroken) {
+			return l, meaning{kind: damaged}
+		}
+		return l, meaning{kind: sealedUp}
+	}
+	return l, h.exchangeLetter(ctx, cancel, w, l, a)
+}
+
+func (h *Hooks) exchangeLetter(ctx context.Context, cancel func(), w *webhook, d *letter, a *Attempt) meaning {
+	req, err := h.prepare(ctx, w.endpoint, outgoing{id: d.ID, body: d.Body, values: d.text, call: d.Call, secrets: h.given.get(d.Delivery)})
 	switch {
 	case err == nil:
 	case errors.Is(err, errNotGiven): // other calls may have theirs

@@ -64,6 +64,11 @@ type Options struct {
 	// number, at least 16 random bytes that do not change: see [Hooks.NumberHash].
 	// Nil means that they cannot be.
 	NumberKey []byte
+	// SealKey gives the keys with which deliveries are sealed before the queue has
+	// them (AES-256-GCM): what is sent, the call's record and what endpoints replied.
+	// What a queue works by stays readable: ids, names, times, statuses and errors, and
+	// the hashes of numbers. Nil means that nothing is sealed. See [SealKeys].
+	SealKey SealKeyFunc
 	// Logger gets dead letters and what needs somebody's attention (Warn), faults
 	// of the host's own functions (Error) and attempts (Debug). No secret, body,
 	// query string or phone number is logged. Nil means silence.
@@ -82,6 +87,7 @@ type Hooks struct {
 	client     *egress.Client // of webhooks without an identity of their own
 	identities identities
 	authorize  AuthorizeFunc
+	sealKey    SealKeyFunc
 	lanes      lanes
 	lookups    lookups
 	given      given
@@ -120,6 +126,7 @@ func New(o Options) (*Hooks, error) {
 		queue:     o.Queue,
 		secrets:   o.Secrets,
 		authorize: o.Authorize,
+		sealKey:   o.SealKey,
 		client:    egress.New(egress.Options{AllowNets: o.AllowNets, Ports: o.Ports, Dial: o.Dial, RootCAs: o.RootCAs}),
 		log:       o.Logger,
 
@@ -317,6 +324,9 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call)
 }
 
 func (h *Hooks) store(ctx context.Context, call string, ds []*Delivery) error {
+	if err := h.seal(ctx, ds, h.queue.Limits().MaxBody); err != nil {
+		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call, err)
+	}
 	var stored []Delivery // copies: once stored, the deliveries are the queue's
 	if h.trace.Enqueued != nil {
 		for _, d := range ds {

@@ -29,6 +29,7 @@ const (
 	ReasonMaxAttempts    Reason = "max_attempts"    // it could not be delivered within retry.max_attempts
 	ReasonBlockedAddress Reason = "blocked_address" // the URL has an address or a port that nothing is sent to
 	ReasonBuildFailed    Reason = "build_failed"    // its payload could not be built
+	ReasonDamaged        Reason = "damaged"         // the queue cannot read it any more, or it was changed there
 	ReasonWebhookRemoved Reason = "webhook_removed" // the agent has the webhook no more
 )
 

@@ -80,6 +80,9 @@ func (h *Hooks) rebuild(ctx context.Context, in Inspector, id string) error {
 	if err != nil {
 		return err
 	}
+	if err := h.Unseal(ctx, old); err != nil {
+		return err
+	}
 	if len(old.Record) == 0 {
 		return errors.New("its call was not kept: set Options.KeepCalls before the events are raised")
 	}

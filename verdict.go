@@ -29,6 +29,8 @@ const (
 	gone                // 410: the lane is held until somebody acts
 	held                // nothing was sent: a secret is missing
 	blockedAddress      // nothing was sent: the URL is an address that must not be dialled
+	sealedUp            // nothing was sent: the key that it was sealed with cannot be had
+	damaged             // nothing was sent: what was stored was changed
 	unsent              // nothing was sent, for a reason that may pass and is not the endpoint's
 )
 
@@ -133,6 +135,11 @@ func (h *Hooks) conclude(w *webhook, d *Delivery, m meaning) Verdict {
 		d.Postponed++
 		h.lanes.postpone(d, w, ReasonNoSecret, secretPause)
 		return Park()
+	case sealedUp: // others may have been sealed with another
+		d.Postponed++
+		return d.again(w, now.Add(secretPause))
+	case damaged:
+		return Dead(ReasonDamaged)
 	case blockedAddress:
 		d.Attempts++
 		return Dead(ReasonBlockedAddress)
