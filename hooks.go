@@ -52,6 +52,10 @@ type Options struct {
 	// more want to run, tenants take turns, and the webhooks of each; those whose
 	// endpoints have not answered well get at most half.
 	Concurrency int
+	// TenantConcurrency is how many attempts to deliver of one tenant run at once, and
+	// how many lookups: a lookup more falls back at once, with [ErrQuota]. Zero means
+	// that a tenant may have as many as there are.
+	TenantConcurrency int
 	// NormalizeNumber writes phone numbers in one way, like E.164, before they are
 	// looked up or sent: call.from, call.to and call.forwarded_from, where they are
 	// not withheld. Nil means as the call has them.
@@ -145,6 +149,7 @@ func New(o Options) (*Hooks, error) {
 	}
 	h.agents.log, h.agents.published = h.log, h.lanes.published
 	h.lanes.queue, h.lanes.agents, h.lanes.log = h.queue, &h.agents, h.log
+	h.lanes.shares.most, h.lookups.shares.most = max(o.TenantConcurrency, 0), max(o.TenantConcurrency, 0)
 	h.lanes.limit, h.lanes.told = cmp.Or(max(o.Concurrency, 0), defaultLimit), h.laneChanged
 	if s, ok := o.Configs.(static); ok {
 		if err := h.validate(s); err != nil {

@@ -17,7 +17,8 @@ type lanes struct {
 	queue  Queue
 	agents *agents
 	log    *slog.Logger
-	limit  int // attempts at once
+	limit  int    // attempts at once
+	shares shares // of each tenant: under way, or released for it
 	told   func(LaneState)
 
 	mu       sync.Mutex
@@ -100,6 +101,7 @@ func (ls *lanes) end() {
 	}
 	ls.stop, ls.all, ls.wakes, ls.timer = nil, nil, nil, nil
 	ls.inFlight, ls.coming, ls.unproven, ls.turns = 0, 0, 0, [2]turns{}
+	ls.shares.now = nil
 	ls.asks, ls.asking = fifo[*lane]{}, false
 	ls.mu.Unlock()
 	ls.busy.Wait()
@@ -140,7 +142,7 @@ func (ls *lanes) enter(d *Delivery, w *webhook) (p pass, ok bool) {
 	switch {
 	case l.blocked(now), now.Before(l.next), l.inFlight >= l.most():
 		return p, false
-	case !expected && ls.inFlight+ls.coming >= ls.limit:
+	case !expected && (ls.inFlight+ls.coming >= ls.limit || ls.shares.full(l.Tenant)):
 		return p, false
 	case !expected && !l.health.proven && ls.unproven >= ls.half():
 		return p, false
@@ -156,6 +158,7 @@ func (ls *lanes) enter(d *Delivery, w *webhook) (p pass, ok bool) {
 	}
 	l.inFlight++
 	ls.inFlight++
+	ls.shares.add(l.Tenant, 1)
 	if !l.health.proven {
 		ls.unproven++
 	}
@@ -177,6 +180,7 @@ func (ls *lanes) leave(p pass) {
 	}
 	p.lane.inFlight--
 	ls.inFlight--
+	ls.shares.add(p.lane.Tenant, -1)
 	if p.unproven {
 		ls.unproven--
 	}
@@ -197,6 +201,7 @@ func (ls *lanes) arrived(l *lane) bool {
 func (ls *lanes) expect(l *lane, n int) {
 	l.coming += n
 	ls.coming += n
+	ls.shares.add(l.Tenant, n)
 	charge := n
 	if n < 0 {
 		charge = -min(-n, l.charged)

@@ -81,6 +81,7 @@ type lookups struct {
 	lanes   map[*preCall]*lookupLane
 	swept   time.Time // when lanes were forgotten last
 	late    int       // callers that wait for a late answer
+	shares  shares    // requests under way of each tenant
 }
 
 // lookupLane is what lookups of one webhook have in common.
@@ -148,10 +149,11 @@ func (ls *lookups) lane(p *preCall, now time.Time) *lookupLane {
 	return l
 }
 
-// join returns the request for q that is under way, or begins one; nil when the
-// endpoint is to be spared. alone: it is for nobody who waits. A request that goes on
-// for late answers only is not joined.
-func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight, joined bool) {
+// join returns the request for q that is under way, or begins one. Its error is
+// errOpen when the endpoint is to be spared, and ErrQuota when the tenant has enough
+// under way. alone: it is for nobody who waits. A request that goes on for late answers
+// only is not joined.
+func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight, joined bool, err error) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	now, key := time.Now(), lookupKey{q.webhook, q.key}
@@ -160,14 +162,18 @@ func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight
 			if !alone {
 				f.waiting++
 			}
-			return f, true
+			return f, true, nil
 		}
+	}
+	if ls.shares.full(q.webhook.ref.Tenant) {
+		return nil, false, ErrQuota
 	}
 	l := ls.lane(q.webhook, now)
 	pass, ok := l.enter(now)
 	if !ok {
-		return nil, false
+		return nil, false, errOpen
 	}
+	ls.shares.add(q.webhook.ref.Tenant, 1)
 	l.hedges = min(l.hedges+q.webhook.hedgeShare, maxHedges)
 	f = &flight{asked: q, lane: l, pass: pass, start: now, epoch: ls.cache.now(), refresh: alone, done: make(chan struct{})}
 	if !alone {
@@ -183,7 +189,7 @@ func (ls *lookups) join(ctx context.Context, q *question, alone bool) (f *flight
 		defer f.cancel()
 		ls.land(f, ls.fly(ctx, f))
 	}()
-	return f, false
+	return f, false, nil
 }
 
 func (p *preCall) lane() LaneRef { return LaneRef{p.ref.Tenant, p.ref.Agent, p.ref.Webhook} }
@@ -254,6 +260,7 @@ func (ls *lookups) land(f *flight, r found) {
 	now := time.Now()
 	ls.mu.Lock()
 	f.found = r
+	ls.shares.add(f.asked.webhook.ref.Tenant, -1)
 	ls.forgetFlight(f)
 	late := f.late
 	ls.late -= len(late)

@@ -297,9 +297,7 @@ func (h *Hooks) lookUp(ctx context.Context, a *agent, call *Call, res *PreCallRe
 			res.Outcome, res.Status = OutcomeCached, kept.status
 			return kept.answer, nil
 		case p.cache > 0: // it serves while somebody looks
-			if f, _ := h.lookups.join(ctx, q, true); f == nil {
-				res.Err = errOpen
-			}
+			_, _, res.Err = h.lookups.join(ctx, q, true)
 			res.Outcome, res.Status = OutcomeStale, kept.status
 			return kept.answer, nil
 		}
@@ -319,10 +317,12 @@ func (h *Hooks) wait(ctx context.Context, a *agent, call *Call, q *question, res
 		return reading{}, &TransportError{err} // the caller has hung up
 	}
 	for {
-		f, joined := h.lookups.join(ctx, q, false)
-		if f == nil {
-			res.Outcome = OutcomeOpen
-			return reading{}, errOpen
+		f, joined, err := h.lookups.join(ctx, q, false)
+		if err != nil {
+			if errors.Is(err, errOpen) {
+				res.Outcome = OutcomeOpen
+			}
+			return reading{}, err
 		}
 		select {
 		case <-f.done:

@@ -2,6 +2,7 @@ package callhook
 
 import (
 	"container/heap"
+	"math"
 	"time"
 )
 
@@ -53,15 +54,7 @@ func (l *lane) class() int {
 // attempts, so that endpoints that do not answer cannot take them all.
 func (ls *lanes) serve() {
 	for ls.stop != nil && ls.inFlight+ls.coming < ls.limit {
-		ls.turn = 1 - ls.turn
-		class := ls.turn
-		if ls.turns[class].empty() {
-			class = 1 - class
-		}
-		if class == 1 && ls.unproven >= ls.half() {
-			class = 0
-		}
-		l := ls.turns[class].pop()
+		l := ls.pick()
 		if l == nil {
 			return
 		}
@@ -75,7 +68,7 @@ func (ls *lanes) serve() {
 		if n > 1 && !(ls.turns[0].empty() && ls.turns[1].empty()) {
 			n = 1
 		}
-		n = min(n, ls.limit-ls.inFlight-ls.coming)
+		n = min(n, ls.limit-ls.inFlight-ls.coming, ls.shares.room(l.Tenant))
 		if !l.health.proven {
 			n = min(n, max(1, ls.half()-ls.unproven))
 		}
@@ -83,6 +76,20 @@ func (ls *lanes) serve() {
 			ls.want(l, 0)
 		}
 	}
+}
+
+// pick takes out the lane whose turn it is; nil for none that may have one.
+func (ls *lanes) pick() *lane {
+	ls.turn = 1 - ls.turn
+	for _, class := range [...]int{ls.turn, 1 - ls.turn} {
+		if class == 1 && ls.unproven >= ls.half() {
+			continue
+		}
+		if l := ls.turns[class].pop(&ls.shares); l != nil {
+			return l
+		}
+	}
+	return nil
 }
 
 // half is how many attempts lanes that are not proven may make: one at least.
@@ -259,9 +266,16 @@ func (t *turns) push(l *lane) {
 	tenant.lanes.push(l)
 }
 
-// pop returns the lane whose turn it is; nil for none.
-func (t *turns) pop() *lane {
-	if t.empty() {
+// pop returns the lane whose turn it is, of those whose tenants may have more; nil for
+// none.
+func (t *turns) pop(s *shares) *lane {
+	for range t.tenants.len() - 1 {
+		if !s.full(t.tenants.peek().name) {
+			break
+		}
+		t.tenants.push(t.tenants.pop()) // there are few that are full: each has as much under way as it may
+	}
+	if t.empty() || s.full(t.tenants.peek().name) {
 		return nil
 	}
 	tenant := t.tenants.pop()
@@ -272,6 +286,33 @@ func (t *turns) pop() *lane {
 		delete(t.by, tenant.name)
 	}
 	return l
+}
+
+// shares counts what each tenant has under way. Whoever has it locks.
+type shares struct {
+	most int // that a tenant may have; zero for no bound
+	now  map[string]int
+}
+
+func (s *shares) full(tenant string) bool { return s.room(tenant) == 0 }
+
+func (s *shares) room(tenant string) int {
+	if s.most == 0 {
+		return math.MaxInt
+	}
+	return max(0, s.most-s.now[tenant])
+}
+
+func (s *shares) add(tenant string, n int) {
+	switch {
+	case s.most == 0:
+		return
+	case s.now == nil:
+		s.now = map[string]int{}
+	}
+	if s.now[tenant] += n; s.now[tenant] <= 0 {
+		delete(s.now, tenant)
+	}
 }
 
 // wakes is a heap of lanes by when to look at them again.
