@@ -75,3 +75,10 @@ func LaneCount(h *Hooks) int {
 	}
 	return n
 }
+
+// GivenSecrets returns of how many calls the secrets are remembered.
+func GivenSecrets(h *Hooks) int {
+	h.given.mu.Lock()
+	defer h.given.mu.Unlock()
+	return len(h.given.calls)
+}

@@ -77,3 +77,41 @@ func TestSecretVariables(t *testing.T) {
 		})
 	})
 }
+
+// TestSecretsOfCallsAreForgotten: after three days, and with the number.
+func TestSecretsOfCallsAreForgotten(t *testing.T) {
+	for name, forget := range map[string]func(h *callhook.Hooks){
+		"after three days": func(*callhook.Hooks) { time.Sleep(72*time.Hour + time.Second) },
+		"with the number":  func(h *callhook.Hooks) { _, _ = h.Forget(context.Background(), "", "+44 20 7946 0123") },
+		"at the end":       func(h *callhook.Hooks) { _ = h.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, err := callhook.New(callhook.Options{Configs: callhook.Static(parse(t, `{"agent_id": "a", "variables": [{"name": "crm_token", "secret": true}],
+					"post_call": [{"name": "w", "url": "https://x.test/", "headers": {"Authorization": "Bearer ${crm_token}"}}]}`))})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer h.Close()
+				for i, from := range []string{"+442079460123", "+442079460124"} {
+					c := ended(fmt.Sprint("c", i))
+					c.From, c.Secrets = from, callhook.Variables{"crm_token": "tok"}
+					raise(t, h, c)
+				}
+				if n := callhook.GivenSecrets(h); n != 2 {
+					t.Errorf("of %d calls the secrets are known, want 2", n)
+				}
+				forget(h)
+				c := ended("c2")
+				c.From, c.Secrets = "+442079460125", callhook.Variables{"crm_token": "tok"}
+				want := map[string]int{"after three days": 1, "with the number": 2, "at the end": 0}[name]
+				if name != "at the end" {
+					raise(t, h, c)
+				}
+				if n := callhook.GivenSecrets(h); n != want {
+					t.Errorf("of %d calls the secrets are known, want %d", n, want)
+				}
+			})
+		})
+	}
+}

@@ -35,7 +35,8 @@ type Options struct {
 	Authorize AuthorizeFunc
 	// AllowNets are private networks that webhooks may be sent to. Without it
 	// only public addresses are dialled, and that is checked on the address
-	// itself, after the name was resolved.
+	// itself, after the name was resolved. An IPv4 address behind NAT64
+	// (64:ff9b::/96) is judged as that IPv4 address.
 	AllowNets []netip.Prefix
 	// Ports are the only ones that webhooks may be sent to. Empty means all but those
 	// of mail servers and other services that an HTTP request could talk into
@@ -408,6 +409,7 @@ func (h *Hooks) Close() error {
 	}
 	h.lookups.end()
 	h.lookups.cache.close()
+	h.given.clear()
 	h.client.CloseIdle()
 	h.identities.closeIdle()
 	if h.owned {

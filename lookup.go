@@ -477,8 +477,8 @@ func (h *Hooks) Warm(ctx context.Context, ref ConfigRef) error {
 }
 
 // Forget drops what is known about a phone number of a tenant: replies to lookups
-// that are kept in memory, and deliveries in whatever state, as [Inspector.Erase]
-// does. The number may be written as it comes or as [Options.NormalizeNumber] writes
+// and secrets of calls, which are kept in memory, and deliveries in whatever state, as
+// [Inspector.Erase] does. The number may be written as it comes or as [Options.NormalizeNumber] writes
 // it. It returns how many of both. What is on its way to an endpoint is not called
 // back. Without [Options.NumberKey], or a queue that is an [Inspector], deliveries
 // cannot be found, and the error says so.
@@ -487,6 +487,7 @@ func (h *Hooks) Forget(ctx context.Context, tenant, number string) (int, error) 
 	in, inspects := h.queue.(Inspector)
 	for _, number := range h.spellings(number) {
 		n += h.lookups.cache.forget(tenant, number)
+		h.given.forget(tenant, number)
 		if hash := h.NumberHash(tenant, number); hash != "" && inspects {
 			erased, err := in.Erase(ctx, Filter{Number: hash})
 			if n += erased; err != nil {

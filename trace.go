@@ -41,8 +41,8 @@ type Trace struct {
 	LaneUp   func(l LaneState)
 }
 
-// Stats are counts since [New], which only grow, but for Queue, which the queue
-// keeps.
+// Stats are counts since [New], which only grow, but for Down, and Queue, which the
+// queue keeps.
 type Stats struct {
 	// PreCall counts lookups by outcome.
 	PreCall map[Outcome]int64
@@ -57,6 +57,9 @@ type Stats struct {
 	Attempts int64
 	// ClockSkew counts answers of receivers whose clock is more than a minute off.
 	ClockSkew int64
+	// Down is how many webhooks are down or gone at present, as this process sees them:
+	// [Hooks.Lanes] tells which.
+	Down int
 	// Queue is what the queue counts, which balances: Accepted = Delivered + Dead +
 	// Pending + Erased. It is zero for a queue that is no [Inspector].
 	Queue Counts
@@ -116,6 +119,11 @@ func (h *Hooks) Stats() Stats {
 	out.PreCall, out.Dropped = maps.Clone(out.PreCall), maps.Clone(out.Dropped)
 	out.Skipped, out.Dead = maps.Clone(out.Skipped), maps.Clone(out.Dead)
 	h.stats.mu.Unlock()
+	for _, l := range h.Lanes() {
+		if l.Trouble == ReasonDown || l.Trouble == ReasonGone {
+			out.Down++
+		}
+	}
 	if in, ok := h.queue.(Inspector); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

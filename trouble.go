@@ -2,7 +2,6 @@ package callhook
 
 import (
 	"errors"
-	"slices"
 	"time"
 )
 
@@ -69,12 +68,12 @@ func (ls *lanes) free(l *lane) {
 // block keeps the lane from sending until a time, or until somebody acts.
 func (ls *lanes) block(l *lane, why Reason, until time.Time) {
 	if l.trouble != why {
-		l.trouble, l.since = why, time.Now()
-		l.until = until
+		l.trouble, l.since, l.until = why, time.Now(), until
 		if why == ReasonDown || why == ReasonGone {
 			l.down = true
 			ls.news = append(ls.news, l.state())
 		}
+		return
 	}
 	l.until = until
 }
@@ -274,7 +273,6 @@ func (ls *lanes) states() (out []LaneState) {
 			out = append(out, l.state())
 		}
 	}
-	slices.SortFunc(out, func(a, b LaneState) int { return a.LaneRef.compare(b.LaneRef) })
 	return out
 }
 

@@ -39,15 +39,8 @@ type aheadConn struct {
 // Connect resolves the host of u, connects and, for https, does the TLS handshake, and keeps the connection for a minute
 // for the next exchange that would dial. It does nothing if enough are kept already. Its errors are those of Do.
 func (c *Client) Connect(ctx context.Context, u *url.URL) error {
-	host, port, secure := u.Hostname(), u.Port(), u.Scheme == "https"
-	switch {
-	case port != "":
-	case secure:
-		port = "443"
-	default:
-		port = "80"
-	}
-	key := aheadKeyOf(net.JoinHostPort(host, port), secure)
+	secure := u.Scheme == "https"
+	key := aheadKeyOf(net.JoinHostPort(u.Hostname(), portOf(u)), secure)
 	if !c.ahead.room(key) {
 		return nil
 	}

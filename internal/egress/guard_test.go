@@ -453,7 +453,7 @@ func TestAllowNetsOpensExactlyWhatItSays(t *testing.T) {
 		return near(bitsOf(a))
 	}
 	var open, shut int
-	for range 3_000 {
+	for range 1_000 {
 		var nets []netip.Prefix
 		for range rnd.IntN(4) {
 			a := anyAddr()
@@ -477,7 +477,7 @@ func TestAllowNetsOpensExactlyWhatItSays(t *testing.T) {
 			}
 		}
 	}
-	if open < 1000 || shut < 1000 {
+	if open < 300 || shut < 300 {
 		t.Errorf("%d addresses were opened and %d stayed shut: too few to tell anything", open, shut)
 	}
 }

@@ -417,7 +417,34 @@ func TestBlockedPorts(t *testing.T) {
 	if diff := cmp.Diff(map[string]int{}, ns.questions()); diff != "" {
 		t.Errorf("questions (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff("200 OK hello", fetch(t, newClient(t, guarded), s.named("crm.test"))); diff != "" {
+	c := newClient(t, guarded)
+	guarded.Ports[0]++ // no business of the Client's any more
+	if diff := cmp.Diff("200 OK hello", fetch(t, c, s.named("crm.test"))); diff != "" {
 		t.Errorf("the port that is allowed (-want +got):\n%s", diff)
+	}
+}
+
+// TestDialIsJudgedAtTheSocket: what is judged before DNS saves a question, and nothing depends on it.
+func TestDialIsJudgedAtTheSocket(t *testing.T) {
+	ln := forbid(t)
+	ns := newNameServer(t, always("A 127.0.0.1"))
+	tests := map[string]struct {
+		options egress.Options
+		addr    string
+		want    string
+	}{
+		"an address":        {egress.Options{}, "127.0.0.1:" + ln.port, "address 127.0.0.1 is blocked"},
+		"a name":            {egress.Options{Resolver: ns.Resolver}, "crm.test:" + ln.port, "address 127.0.0.1 is blocked"},
+		"a port":            {egress.Options{AllowNets: loopback, Ports: []uint16{443}}, "127.0.0.1:" + ln.port, "port " + ln.port + " is blocked"},
+		"a port by name":    {egress.Options{AllowNets: loopback}, "127.0.0.1:smtp", "port 25 is blocked"},
+		"a name and a port": {egress.Options{AllowNets: loopback, Resolver: ns.Resolver}, "crm.test:25", "port 25 is blocked"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, err := egress.DialUnprepared(t.Context(), test.options, test.addr)
+			if diff := cmp.Diff(test.want, egress.Describe(err)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
