@@ -28,8 +28,12 @@ import (
 //     again: parked, ready, or waiting for its time. That something was released
 //     need not be remembered. Run begins with Release(ctx, "", 1).
 //   - One consumer. Any process may enqueue, and one at a time consumes and releases;
-//     another gets an error or waits. A delivery is in one handler at a time, unless
-//     the queue has lost sight of the process that has it.
+//     another gets an error or waits. Where its Limits say Shared any number do, and
+//     the queue gives each lane to one of them at a time, so that what is limited, held
+//     and ordered by lane is so in all: a consumer's Release frees only what its own
+//     lanes have, and of a lane that it takes over from another, which ended or
+//     died, the queue makes one parked delivery ready by itself. A delivery is in one
+//     handler at a time, unless the queue has lost sight of the process that has it.
 type Queue interface {
 	// Enqueue stores ds. nil: all are as durable as the queue promises. On error
 	// a part may be stored: repeat the same ds. A delivery whose ID is remembered
@@ -117,6 +121,8 @@ type Limits struct {
 	Ordered bool
 	// Durable: what was stored survives the end of the process.
 	Durable bool
+	// Shared: several processes may consume at the same time.
+	Shared bool
 	// MaxBody is how many bytes Body and Record may have together; zero for no bound
 	// of its own.
 	MaxBody int
