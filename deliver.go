@@ -68,6 +68,9 @@ type Delivery struct {
 	// Record is the whole call, from which it can be built anew; none unless
 	// Options.KeepCalls.
 	Record json.RawMessage `json:"record,omitempty"`
+	// TraceContext is what [Trace].Enqueue put there for the attempts to go on with, like
+	// the "traceparent" of W3C's Trace Context. It is not sent by itself.
+	TraceContext map[string]string `json:"trace_context,omitempty"`
 	// ReplayOf is the ID of the dead letter that it was rebuilt from.
 	ReplayOf string `json:"replay_of,omitempty"`
 

@@ -330,6 +330,11 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call)
 }
 
 func (h *Hooks) store(ctx context.Context, call string, ds []*Delivery) error {
+	if h.trace.Enqueue != nil {
+		for _, d := range ds {
+			_ = h.survive(func() { h.trace.Enqueue(ctx, d) })
+		}
+	}
 	if err := h.seal(ctx, ds, h.queue.Limits().MaxBody); err != nil {
 		return fmt.Errorf("callhook: the event of call %s was not stored: call the verb again: %w", call, err)
 	}

@@ -21,6 +21,9 @@ type Trace struct {
 	PreCallStart func(ctx context.Context, call *Call) context.Context
 	// PreCallDone is called when a lookup has its result.
 	PreCallDone func(ctx context.Context, call *Call, res *PreCallResult)
+	// Enqueue is called before a delivery is stored, whose TraceContext it may set:
+	// attempts, of whatever process, find it there.
+	Enqueue func(ctx context.Context, d *Delivery)
 	// Enqueued is called when a delivery was stored, with a copy of it. One that
 	// the queue had already is reported again.
 	Enqueued func(ctx context.Context, d *Delivery)

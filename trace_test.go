@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/callhook-go/callhook"
+	"github.com/callhook-go/callhook/callhooktest"
 )
 
 // TestTraceOrder: the functions of Trace are called in order, AttemptDone with what
@@ -246,4 +247,36 @@ func TestLogSaysNothingPrivate(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTraceContext: what Trace.Enqueue puts into a delivery is there at its attempts,
+// and not in the request.
+func TestTraceContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		crm := callhooktest.NewEndpoint(t)
+		type key struct{}
+		var got []string
+		h := callhooktest.NewHooks(t, callhook.Options{
+			Configs: callhook.Static(hook(t, "https://crm.test/", "")),
+			Trace: &callhook.Trace{
+				Enqueue: func(ctx context.Context, d *callhook.Delivery) {
+					d.TraceContext = map[string]string{"traceparent": ctx.Value(key{}).(string)}
+				},
+				AttemptStart: func(ctx context.Context, d *callhook.Delivery) context.Context {
+					got = append(got, d.TraceContext["traceparent"])
+					return ctx
+				},
+			},
+		}, callhooktest.Network{"crm.test": crm})
+		if err := h.PostCall(context.WithValue(t.Context(), key{}, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ended("c")); err != nil {
+			t.Fatal(err)
+		}
+		if r := crm.Received(t, 1)[0]; r.Header.Get("traceparent") != "" {
+			t.Errorf("it was sent: %v", r.Header)
+		}
+		h.Delivered(t, 1)
+		if diff := cmp.Diff([]string{"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
 }
