@@ -186,7 +186,7 @@ func (w *webhook) would(m meaning) string {
 			return "The request is too large for it: in production it would be a dead letter at once. Select fewer fields, or set max_bytes"
 		}
 	case gone:
-		return "It says that it is gone: in production the webhook would rest for an hour at a time, until its config changes"
+		return "It says that it is gone: in production the webhook would rest until its config changes, or somebody resumes it"
 	case postponed:
 		pause := "a while"
 		if m.retryAfter > 0 {

@@ -65,7 +65,7 @@ func TestTestSendMeaning(t *testing.T) {
 		"rejected":     {answer: status(422), want: "The endpoint answered 422 Unprocessable Entity. It refuses this event: in production it would be tried 5 times in an hour, and then be a dead letter."},
 		"busy":         {answer: status(429, "Retry-After: 90"), want: "The endpoint answered 429 Too Many Requests: come again in 1m30s. In production the webhook would rest for 1m30s, and its events would wait."},
 		"Make is full": {answer: reply(400, "Queue is full."), want: "The endpoint answered 400 Bad Request. In production the webhook would rest for a while, and its events would wait."},
-		"gone":         {answer: status(410), want: "The endpoint answered 410 Gone. It says that it is gone: in production the webhook would rest for an hour at a time, until its config changes."},
+		"gone":         {answer: status(410), want: "The endpoint answered 410 Gone. It says that it is gone: in production the webhook would rest until its config changes, or somebody resumes it."},
 		"too large":    {answer: status(413), want: "The endpoint answered 413 Request Entity Too Large. The request is too large for it: in production it would be a dead letter at once. Select fewer fields, or set max_bytes."},
 		"no success":   {options: `"success":{"path":"data.0.code","equals":"SUCCESS"}`, answer: reply(200, `{"data":[{"code":"INVALID_DATA"}]}`), want: "The endpoint answered 200 OK, which is not what the webhook's success asks for." + again},
 		"success":      {options: `"success":{"status":[302]}`, answer: status(302), ok: true, want: "The endpoint took it: in production the event would be delivered."},

@@ -278,8 +278,8 @@ type DeliveryOptions struct {
 //   - 400, 409, 415, 422: the endpoint refuses this event. It is tried 5 times in
 //     an hour, after 1, 3, 9 and 27 minutes, then dead: rejected.
 //   - 413, 414, 431: dead: too_large; tried again if there is a Retry-After.
-//   - 410: the webhook rests for an hour at a time, or until its config changes.
-//     What waits longer than MaxAge dies.
+//   - 410: the webhook rests until its config changes or [Hooks.Resume]. What waits
+//     longer than MaxAge dies.
 //   - 429, 503 with Retry-After, Make's 400 "Queue is full": the webhook rests as
 //     long as it is asked to, from 1 second to 1 hour, or 1 second growing to 15
 //     minutes. That counts as no attempt.
@@ -355,5 +355,5 @@ func (r Rate) interval() (time.Duration, error) {
 	if err != nil || n < 1 || n > 100_000 || per == 0 {
 		return 0, fmt.Errorf(`%.40q is not a rate: write a whole number, at most 100000, and a time, like "5/s", "100/m" or "1000/h"`, r)
 	}
-	return per / time.Duration(n), nil
+	return (per + time.Duration(n) - 1) / time.Duration(n), nil // never more than n
 }

@@ -66,7 +66,8 @@ type Answer struct {
 	Delay time.Duration
 	// Fault is how it misbehaves instead, see [Hostile].
 	Fault Fault
-	// Func makes the answer of the request, when it is not nil.
+	// Func makes the answer of the request, when it is not nil; Delay comes on top of
+	// that one's, and everything else is ignored.
 	Func func(*Request) Answer
 	// Stream writes the body instead of Body, until it returns or w fails.
 	Stream func(w io.Writer)
@@ -163,7 +164,9 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req := e.record(r, body)
 	a := e.take()
 	for depth := 0; a.Func != nil && depth < 10; depth++ {
+		delay := a.Delay
 		a = a.Func(req)
+		a.Delay += delay
 	}
 	if a.Delay > 0 {
 		wait := time.NewTimer(a.Delay)

@@ -1,25 +1,3 @@
-// Package callhooktest holds engines to callhook's contracts. Whoever writes a
-// [callhook.Queue] passes it to [TestQueue], in a test of the engine's own:
-//
-//	func TestConformance(t *testing.T) {
-//		callhooktest.TestQueue(t, func(t *testing.T, dir string) callhook.Queue {
-//			q, err := myqueue.Open(filepath.Join(dir, "queue.db"))
-//			if err != nil {
-//				t.Fatal(err)
-//			}
-//			return q
-//		})
-//	}
-//
-// Its subtests are the contract in sentences, so that
-//
-//	go test -v -run TestConformance
-//
-// reads as the specification of a queue, and the name of one that fails says
-// which promise is broken. What they hold an engine to depends on its
-// [callhook.Limits]: one that is not Durable, like one in memory, need not
-// survive a restart, and one that does not say Ordered need not keep that order.
-// An engine that is a [callhook.Inspector] has that tested too.
 package callhooktest
 
 import (

@@ -20,4 +20,8 @@ replace github.com/callhook-go/callhook => ../
 
 replace github.com/callhook-go/callhook/queue/sqlitequeue => ../queue/sqlitequeue
 
-require github.com/callhook-go/callhook/queue/sqlitequeue v0.0.0
+require (
+	github.com/callhook-go/callhook/queue/sqlitequeue v0.0.0
+	github.com/google/go-cmp v0.7.0
+	golang.org/x/oauth2 v0.37.0
+)
