@@ -82,3 +82,18 @@ func GivenSecrets(h *Hooks) int {
 	defer h.given.mu.Unlock()
 	return len(h.given.calls)
 }
+
+// JudgedAnswer is what an answer to a delivery means.
+type JudgedAnswer struct {
+	RetryAfter    time.Duration
+	Text, Excerpt string
+	ClockSkew     time.Duration
+}
+
+// JudgeAnswer says what an answer means to a webhook whose request had a secret in it.
+func JudgeAnswer(s *Success, status int, header http.Header, reply []byte, secret string) JudgedAnswer {
+	now := time.Date(2026, time.March, 2, 9, 30, 0, 0, time.UTC)
+	m := judge(&webhook{endpoint: new(endpoint), success: s}, status, header, reply, now)
+	p := &prepared{Request: &http.Request{Header: http.Header{"Authorization": {"Bearer " + secret}}}}
+	return JudgedAnswer{m.retryAfter, m.text(status), excerpt(reply, p.hidden), clockSkew(header, now)}
+}

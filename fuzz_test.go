@@ -222,3 +222,35 @@ func FuzzSignatureHeader(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAnswer: whatever an endpoint answers, what is made of it is bounded, and says
+// nothing of the request's secrets.
+func FuzzAnswer(f *testing.F) {
+	f.Add(200, "1", "Mon, 02 Mar 2026 09:30:00 GMT", "token-4711-secret", "", "")
+	f.Add(503, "-1", "now", `{"a":"token-4711-secret"}`, "data.0.code", `"SUCCESS"`)
+	f.Add(429, "1e3", "", "token-4711", "a", "1")
+	f.Add(400, "99999999999999999999", "", "Queue is full.", "#", "[]")
+	f.Fuzz(func(t *testing.T, status int, retryAfter, date, reply, path, equals string) {
+		const secret = "token-4711-secret"
+		header := http.Header{"Retry-After": {retryAfter}, "Date": {date}}
+		var success *callhook.Success
+		if s := (&callhook.Success{Path: path, Equals: []byte(equals)}); validSuccess(s) {
+			success = s
+		}
+		a := callhook.JudgeAnswer(success, status, header, []byte(reply), secret)
+		if a.RetryAfter < 0 || a.RetryAfter > time.Hour {
+			t.Errorf("it is tried again after %s", a.RetryAfter)
+		}
+		if len(a.Excerpt) > 1<<10 || strings.Contains(a.Excerpt, secret) || !utf8.ValidString(a.Excerpt) {
+			t.Errorf("of the reply is kept %q", a.Excerpt)
+		}
+		if strings.Contains(a.Text, secret) || len(a.Text) > 200 {
+			t.Errorf("it says %q", a.Text)
+		}
+	})
+}
+
+func validSuccess(s *callhook.Success) bool {
+	c := callhook.Config{AgentID: "a", PostCall: []callhook.PostCallWebhook{{Endpoint: callhook.Endpoint{URL: "https://x.test/"}, DeliveryOptions: callhook.DeliveryOptions{Success: s}}}}
+	return json.Valid(s.Equals) && c.Validate() == nil
+}
