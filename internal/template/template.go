@@ -25,6 +25,9 @@ import (
 // between too: "| json | json | …" doubles a text with each step.
 const MaxWork = 32 << 20
 
+// maxFilters bounds those of one placeholder: each may copy the whole value.
+const maxFilters = 20
+
 // ErrTooLarge says that rendering was given up at [MaxWork].
 var ErrTooLarge = fmt.Errorf("its placeholders and filters make more than %d MiB", MaxWork>>20)
 
@@ -102,6 +105,12 @@ func parseExpr(text string, scope Scope, lenient bool) (*Expr, error) {
 		if f.name == "omit" {
 			e.omit = true
 			continue
+		}
+		if len(e.filters) == maxFilters {
+			if lenient {
+				continue
+			}
+			return nil, fmt.Errorf("a placeholder has more than %d filters", maxFilters)
 		}
 		e.filters = append(e.filters, f)
 	}
