@@ -96,6 +96,15 @@
 //     join: ", " for lists
 //   - omit, the last one, drops a key of a template when its value is empty
 //
+// # Keys, tokens and personal data
+//
+// [Options.Secrets] answers who may have which secret, with [SecretRef].
+// [Options.Authorize] puts in tokens that expire, as OAuth2's do, and a webhook's "tls"
+// ([TLS]) names a client certificate and a private authority. [Options.SealKey] seals what a
+// queue stores, [Options.NumberKey] lets a caller be found to be forgotten, and only what
+// an integration selected is stored at all. SECURITY.md says what is promised, and
+// docs/threat-model.md against whom.
+//
 // # What is sent
 //
 // A [Payload] selects fields, or is a template of the JSON that the receiver
@@ -117,6 +126,12 @@
 //
 // A queue is closed by who opened it, last: end the ctx of Run, wait for Run, close
 // Hooks, close the queue.
+//
+// # Testing
+//
+// Package callhooktest has fake endpoints, in memory and on loopback, with which an
+// integration is tested: three days of retries take a millisecond. It also holds queues
+// and config stores of your own to their contracts.
 //
 // # What is promised
 //
