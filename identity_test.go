@@ -2,12 +2,15 @@ package callhook_test
 
 import (
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/callhook-go/callhook"
 	"github.com/callhook-go/callhook/callhooktest"
@@ -150,6 +153,57 @@ func TestPrivateAuthority(t *testing.T) {
 		const unknown = "failed callhook: TLS: certificate signed by unknown authority"
 		if diff := cmp.Diff([]string{unknown, unknown, "applied <nil>"}, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestKeyRotation: while a signing key is replaced, receivers with the old one and with
+// the new one both verify each of the three webhooks, whatever kinds the keys are; and
+// each attempt is signed anew with the keys of that moment.
+func TestKeyRotation(t *testing.T) {
+	seed := make([]byte, ed25519.SeedSize)
+	private := ed25519.NewKeyFromSeed(seed)
+	asymmetric := "whsk_" + base64.StdEncoding.EncodeToString(seed)
+	public := "whpk_" + base64.StdEncoding.EncodeToString(private.Public().(ed25519.PublicKey))
+	const newKey = "whsec_bmV3LWtleS1vZi10aGUtcm90YXRpb24taGVyZSE="
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		secrets := callhooktest.Secrets{"OLD": callhooktest.Key, "NEW": callhooktest.Key}
+		set := func(name, key string) { mu.Lock(); defer mu.Unlock(); secrets[name] = key }
+		x := callhooktest.NewEndpoint(t, callhooktest.Reply(500, ""))
+		c := parse(t, `{"tenant_id":"acme","agent_id":"reception","pre_call":{"url":"https://x.test/","secrets":["${OLD}","${NEW}"]},
+			"call_status":[{"name":"status","url":"https://x.test/","secrets":["${OLD}","${NEW}"]}],
+			"post_call":[{"name":"log","url":"https://x.test/","secrets":["${OLD}","${NEW}"]}]}`)
+		h := callhooktest.NewHooks(t, callhook.Options{Configs: callhook.Static(c), Secrets: func(ctx context.Context, ref callhook.SecretRef) (string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return secrets.Resolve(ctx, ref)
+		}}, callhooktest.Network{"x.test": x})
+		if err := errors.Join(h.CallStatus(t.Context(), callhook.SampleCall(callhook.TypeCallStatus)), h.PostCall(t.Context(), callhook.SampleCall(callhook.TypePostCall))); err != nil {
+			t.Fatal(err)
+		}
+		x.Received(t, 2)
+		synctest.Wait() // both wait to be tried again
+		for i, key := range []string{newKey, asymmetric} {
+			set("NEW", key)
+			before := len(x.Requests())
+			h.PreCall(t.Context(), callhook.SampleCall(callhook.TypePreCall))
+			time.Sleep(time.Minute) // and a retry of each
+			got := map[string]bool{}
+			for _, r := range x.Requests()[before:] {
+				got[string(r.Event.Type)] = true
+				for _, has := range []string{callhooktest.Key, []string{newKey, public}[i]} {
+					if err := callhook.Verify(r.Header, r.Body, has); err != nil {
+						t.Errorf("%s at a receiver with %.6s…: %v", r.Event.Type, has, err)
+					}
+				}
+				if n := len(strings.Fields(r.Header.Get(callhook.HeaderSignature))); n != 2 {
+					t.Errorf("%d signatures", n)
+				}
+			}
+			if diff := cmp.Diff(map[string]bool{"call.inbound": true, "call.status": true, "call.ended": true}, got); diff != "" {
+				t.Errorf("webhooks (-want +got):\n%s", diff)
+			}
 		}
 	})
 }

@@ -233,3 +233,47 @@ func TestNothingLeaks(t *testing.T) {
 		t.Errorf("Unseal: %v, %s", err, dead[0].Record)
 	}
 }
+
+// TestOnlyWhatWasSelectedIsStored: of a call the file has what its integrations asked for,
+// as they asked for it, and nothing else.
+func TestOnlyWhatWasSelectedIsStored(t *testing.T) {
+	config, err := callhook.ParseConfig([]byte(`{"tenant_id": "acme", "agent_id": "reception", "post_call": [
+		{"name": "masked", "url": "https://x.example.com/{{call.from | last: 3}}", "payload": {"template": {"caller": "{{call.from | mask: 4}}", "seconds": "{{call.duration_seconds}}"}}},
+		{"name": "few", "url": "https://x.example.com/", "payload": {"fields": ["call.id", "call.language"]}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "queue.db")
+	q := reopen(t, path, nil)
+	h, err := callhook.New(callhook.Options{Configs: callhook.Static(config), Queue: q, NumberKey: []byte("0123456789abcdef")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	call := callhook.SampleCall(callhook.TypePostCall)
+	if err := h.PostCall(t.Context(), call); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	files, _ := filepath.Glob(path + "*")
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data...)
+	}
+	for _, has := range []string{"*********0123", `"language":"en-GB"`} {
+		if !bytes.Contains(all, []byte(has)) {
+			t.Errorf("the file has no %s", has)
+		}
+	}
+	for what, text := range map[string]string{"number": call.From, "number's digits": call.From[1:], "other number": call.To[1:], "name": "Ada", "summary": call.Summary, "words": "invoice", "metadata": "account"} {
+		if bytes.Contains(all, []byte(text)) {
+			t.Errorf("the file has the caller's %s", what)
+		}
+	}
+}
