@@ -56,3 +56,45 @@ func TestProgram(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestQuotes: what the README says stands in a file does, and what it names exists.
+func TestQuotes(t *testing.T) {
+	readme := read(t, "..", "README.md")
+	quotes := regexp.MustCompile("(?s)<!-- (\\S+) -->\n```[a-z]+\n(.*?)```").FindAllStringSubmatch(readme, -1)
+	if len(quotes) < 3 {
+		t.Errorf("%d quotes, want 3 at least", len(quotes))
+	}
+	for _, q := range quotes {
+		if !strings.Contains(read(t, "..", filepath.FromSlash(q[1])), q[2]) {
+			t.Errorf("%s does not say:\n%s", q[1], q[2])
+		}
+	}
+	for _, link := range regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`).FindAllStringSubmatch(readme, -1) {
+		if strings.Contains(link[1], "://") {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("..", filepath.FromSlash(link[1]))); err != nil {
+			t.Errorf("README.md links to %s: %v", link[1], err)
+		}
+	}
+	// Each test that the table names.
+	for _, row := range regexp.MustCompile(`(?m)^\| [^|]+ \| [^|]+ \| ([^|]+) \|$`).FindAllStringSubmatch(readme, -1) {
+		folder := regexp.MustCompile(`\]\((examples/\w+)\)`).FindStringSubmatch(row[1])
+		if folder == nil {
+			continue
+		}
+		var tests strings.Builder
+		files, _ := filepath.Glob(filepath.Join("..", folder[1], "*_test.go"))
+		for _, f := range files {
+			tests.WriteString(read(t, f))
+		}
+		if len(files) == 0 {
+			t.Errorf("%s has no tests", folder[1])
+		}
+		for _, name := range regexp.MustCompile("`(Test\\w*)(…?)`").FindAllStringSubmatch(row[1], -1) {
+			if !strings.Contains(tests.String(), "func "+name[1]) {
+				t.Errorf("%s has no %s", folder[1], name[1])
+			}
+		}
+	}
+}
