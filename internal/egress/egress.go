@@ -127,8 +127,7 @@ var errUpgrade = errors.New("the endpoint switched protocols unasked")
 // (which [http.NewRequest] sets for the readers of bytes and strings), and otherwise also that the request is a GET, HEAD, OPTIONS
 // or TRACE or has an Idempotency-Key header; an empty one (req.Header["Idempotency-Key"] = nil) says so without being sent.
 func (c *Client) Do(req *http.Request) (*http.Response, error) {
-	ex := &exchange{Context: req.Context()}
-	return c.do(ex, ex, req)
+	return c.DoTimed(req, new(Timing))
 }
 
 // Timing says where the time of an exchange went, and to which address it went.
@@ -205,6 +204,9 @@ func (e *exchange) note(f func(t *Timing)) {
 }
 
 func (e *exchange) gotConn(info httptrace.GotConnInfo) {
+	if w := watchedOf(info.Conn); w != nil {
+		w.begin()
+	}
 	e.note(func(t *Timing) {
 		t.Remote = info.Conn.RemoteAddr().String()
 		if info.Reused {
@@ -253,20 +255,23 @@ func (e *exchange) fail() {
 }
 
 // dialContext gives the dial that ctx comes from its end.
-func dialContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func dialContext(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	deadline := time.Now().Add(connectTimeout)
 	e := ctx.Value(exchangeKey{}).(*exchange) // there is one: only Do uses the transport
 	if d, ok := e.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(e.dials) == maxDials { // net/http sends again, without a pause, what an HTTP/2 endpoint says it has not processed
+		return nil, nil, errDials
+	}
+	ctx, cancel := context.WithDeadline(ctx, deadline)
 	if e.failed {
 		cancel()
 	}
 	e.dials = append(e.dials, cancel)
-	return ctx, cancel
+	return ctx, cancel, nil
 }
 
 // connect dials addr and, where secure, does the TLS handshake.
@@ -279,13 +284,20 @@ func (c *Client) connect(ctx context.Context, network, addr string, secure bool)
 }
 
 func (c *Client) connectNow(ctx context.Context, network, addr string, secure bool) (net.Conn, error) {
-	ctx, cancel := dialContext(ctx)
+	ctx, cancel, err := dialContext(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer cancel()
 	ex := ctx.Value(exchangeKey{}).(*exchange)
 	host, _, _ := net.SplitHostPort(addr)
 	var begun time.Time
 	conn, err := c.dial(ex.timed(ctx, &begun), network, addr)
 	ex.note(func(t *Timing) { t.Connect = time.Since(begun) })
+	if err == nil {
+		conn = watch(conn)
+	}
+	http2 := false
 	if err == nil && secure {
 		begun := time.Now()
 		cfg := c.tls.Clone()
@@ -295,10 +307,13 @@ func (c *Client) connectNow(ctx context.Context, network, addr string, secure bo
 			conn.Close()
 		}
 		ex.note(func(t *Timing) { t.TLS = time.Since(begun) })
-		conn = tc // as *tls.Conn: Transport asks it for the negotiated protocol
+		conn, http2 = tc, tc.ConnectionState().NegotiatedProtocol == "h2"
 	}
-	if err == nil {
-		return conn, nil
+	switch {
+	case err == nil && http2:
+		return conn, nil // as *tls.Conn: Transport asks it for the negotiated protocol
+	case err == nil:
+		return &http1Conn{Conn: conn}, nil
 	}
 	// A dial that runs out of time says so in three ways, depending on which timer was first.
 	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {

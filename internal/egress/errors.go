@@ -67,6 +67,11 @@ func Describe(err error) string {
 	}
 	handshake := is[*connectError](err)
 	switch {
+	case errors.Is(err, errFlood), errors.Is(err, errDials):
+		if errors.Is(err, errFlood) {
+			return errFlood.Error()
+		}
+		return errDials.Error()
 	case errors.Is(err, errUpgrade):
 		return "unexpected protocol switch"
 	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), is[flate.CorruptInputError](err):
