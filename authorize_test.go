@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -141,4 +142,37 @@ func TestAuthorizeRefuses(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHeldWebhookIsLogged: that a webhook waits for a secret is logged once, and again
+// only after it was well.
+func TestHeldWebhookIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		crm := callhooktest.NewEndpoint(t)
+		var there atomic.Bool
+		var lines strings.Builder
+		h := callhooktest.NewHooks(t, callhook.Options{
+			Configs: callhook.Static(hook(t, "https://crm.test/", `"headers": {"X-Key": "${KEY}"}`)),
+			Logger:  slog.New(slog.NewTextHandler(&lines, nil)),
+			Secrets: func(context.Context, callhook.SecretRef) (string, error) {
+				if there.Load() {
+					return "k", nil
+				}
+				return "", callhook.ErrNoSecret
+			},
+		}, callhooktest.Network{"crm.test": crm})
+		for i := range 2 {
+			for j := range 3 {
+				raise(t, h.Hooks, ended(fmt.Sprint("c", i, j)))
+			}
+			time.Sleep(10 * time.Minute)
+			there.Store(true)
+			h.Delivered(t, 3*(i+1))
+			there.Store(false)
+		}
+		h.End()
+		if n := strings.Count(lines.String(), "level=WARN"); n != 2 || !strings.Contains(lines.String(), "waits for a secret or credentials") || !strings.Contains(lines.String(), "${KEY}") {
+			t.Errorf("%d warnings, want 2:\n%s", n, &lines)
+		}
+	})
 }

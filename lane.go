@@ -60,6 +60,7 @@ type lane struct {
 	until   time.Time // and how long; zero for until somebody acts
 	tries   int       // probes of a lane that is down
 	streak  int       // answers that asked to come later
+	warned  bool      // it was logged that it is held
 	down    bool      // it was told that nothing goes, and not yet that it does again
 	next    time.Time // when the rate lets the next one begin
 	ramp    int       // how many at once, while it begins slowly; zero for no bound

@@ -9,7 +9,8 @@ import (
 // SampleCall returns a call with which a webhook of type t can be shown and tried
 // out, see [Config.Preview] and [Hooks.TestSend]: one that just arrives, one that is
 // being transferred, or one that has ended and been analyzed. It is the same each
-// time. Its people and numbers are made up; the numbers are from the ranges that
+// time. It is of the tenant acme and the agent reception: set those of the config that it
+// is for. Its people and numbers are made up; the numbers are from the ranges that
 // Ofcom keeps for fiction, which nobody has. The call is the caller's. It is nil for
 // an unknown type.
 func SampleCall(t Type) *Call {

@@ -44,7 +44,7 @@ func (ls *lanes) configured(l *lane, w *webhook) {
 }
 
 func (ls *lanes) lift(l *lane) {
-	l.streak, l.tries = 0, 0
+	l.streak, l.tries, l.warned = 0, 0, false
 	l.health.reset()
 	switch l.trouble {
 	case "":
@@ -98,13 +98,17 @@ func (ls *lanes) turnAway(d *Delivery, w *webhook, why Reason, pause time.Durati
 }
 
 // postpone keeps the lane from sending, for the sake of what an attempt with w
-// has told.
-func (ls *lanes) postpone(d *Delivery, w *webhook, why Reason, pause time.Duration) {
+// has told, and reports whether that is news: it has not happened since one arrived.
+func (ls *lanes) postpone(d *Delivery, w *webhook, why Reason, pause time.Duration) (news bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if l := ls.all[d.Lane]; l != nil && l.webhook == w { // else somebody published: another attempt tells more
-		ls.hold(l, why, pause)
+	l := ls.all[d.Lane]
+	if l == nil || l.webhook != w { // somebody published: another attempt tells more
+		return false
 	}
+	ls.hold(l, why, pause)
+	news, l.warned = !l.warned, true
+	return news
 }
 
 func (ls *lanes) hold(l *lane, why Reason, pause time.Duration) {
@@ -147,7 +151,7 @@ func (ls *lanes) succeeded(d *Delivery) {
 	if l == nil {
 		return
 	}
-	l.streak = 0
+	l.streak, l.warned = 0, false
 	l.health.success()
 	ls.answered(l)
 	if l.ramp > 0 {

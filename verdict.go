@@ -133,7 +133,9 @@ func (h *Hooks) conclude(w *webhook, d *Delivery, m meaning) Verdict {
 		return Park()
 	case held:
 		d.Postponed++
-		h.lanes.postpone(d, w, ReasonNoSecret, secretPause)
+		if h.lanes.postpone(d, w, ReasonNoSecret, secretPause) {
+			h.log.Warn("callhook: a webhook waits for a secret or credentials", "tenant", d.Tenant, "agent", d.Agent, "webhook", d.Webhook, "error", d.lastError())
+		}
 		return Park()
 	case sealedUp: // others may have been sealed with another
 		d.Postponed++

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/callhook-go/callhook"
 )
@@ -150,10 +151,38 @@ func (h *Hooks) await(t testing.TB, of *[]*callhook.Delivery, n int, verb string
 		got = slices.Clone(*of)
 		return len(got) >= n, h.changed
 	})
+	h.settle()
 	if len(got) != n {
 		t.Fatalf("deliveries that were %s: %d, want %d%s%s", verb, len(got), n, waited, h.show())
 	}
 	return got
+}
+
+// settle waits until the queue has stored what was noted, which is told before.
+func (h *Hooks) settle() {
+	in, ok := h.Queue.(callhook.Inspector)
+	if !ok {
+		return
+	}
+	h.mu.Lock()
+	told := int64(len(h.delivered) + len(h.dead))
+	h.mu.Unlock()
+	for end := time.Now().Add(realTime); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if c, err := in.Counts(context.Background()); err != nil || c.Delivered+c.Dead >= told {
+			return
+		}
+	}
+}
+
+// Inspector returns the queue as one that can be looked into. The test fails if it is
+// none.
+func (h *Hooks) Inspector(t testing.TB) callhook.Inspector {
+	t.Helper()
+	in, ok := h.Queue.(callhook.Inspector)
+	if !ok {
+		t.Fatalf("%T is no callhook.Inspector: it cannot be looked into", h.Queue)
+	}
+	return in
 }
 
 // show lists what became of deliveries.
