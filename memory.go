@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -15,9 +16,15 @@ import (
 // MemoryOptions are the options of [NewMemoryQueue]. The zero value is the default.
 type MemoryOptions struct {
 	// MaxBytes bounds what pending deliveries and dead letters take together:
-	// bodies, logs of attempts and about 512 bytes each. Over it dead letters go,
-	// the oldest first, and then Enqueue returns [ErrQueueFull]. Zero means 256 MiB.
+	// bodies, values, records, logs of attempts and 512 bytes each. Over it dead letters
+	// go, the oldest first, and then Enqueue returns [ErrQueueFull]. Zero means 256 MiB.
 	MaxBytes int64
+	// MaxTenantBytes bounds what one tenant's pending deliveries take together: bodies,
+	// values, records, logs of attempts and 512 bytes each, as MaxBytes counts them.
+	// Over it Enqueue of that tenant's events returns [ErrQuota], while other tenants
+	// and what is pending go on; dead letters do not count, and what is replayed is not
+	// refused. Zero means no bound.
+	MaxTenantBytes int64
 	// MaxRemembered is how many IDs of settled deliveries are remembered, for at
 	// most four days each. Zero means 1,000,000 (about 70 MiB when full).
 	MaxRemembered int
@@ -39,12 +46,14 @@ func NewMemoryQueue(o *MemoryOptions) *MemoryQueue {
 		lanes:    map[string]*memoryLane{},
 		chains:   map[chainKey]*chain{},
 		settled:  map[idKey]int64{},
+		tenants:  map[string]*memoryTenant{},
 		maxBytes: 256 << 20, maxRemembered: 1_000_000, maxDead: 10_000,
 	}
 	if o != nil {
 		q.maxBytes = cmp.Or(o.MaxBytes, q.maxBytes)
 		q.maxRemembered = cmp.Or(o.MaxRemembered, q.maxRemembered)
 		q.maxDead = cmp.Or(o.MaxDead, q.maxDead)
+		q.maxTenantBytes = o.MaxTenantBytes
 	}
 	return q
 }
@@ -54,8 +63,8 @@ func NewMemoryQueue(o *MemoryOptions) *MemoryQueue {
 // in a crash is right. It keeps order, and starts no goroutine but for deliveries
 // that are handed out.
 type MemoryQueue struct {
-	maxBytes               int64
-	maxRemembered, maxDead int
+	maxBytes, maxTenantBytes int64
+	maxRemembered, maxDead   int
 
 	mu         sync.Mutex
 	closed     bool
@@ -71,6 +80,7 @@ type MemoryQueue struct {
 	settledAge fifo[remembered]
 	bytes      int64 // of pending deliveries and dead letters
 	deadBytes  int64 // of those, the dead letters'
+	tenants    map[string]*memoryTenant
 
 	consuming bool    // a Consume is under way
 	handle    Handler // its own; nil once it is to end
@@ -102,6 +112,7 @@ func keyOf(id string) (k idKey) {
 type item struct {
 	Delivery
 	lane     *memoryLane
+	tenant   *memoryTenant
 	size     int64
 	deadAt   time.Time
 	index    int  // in waiting
@@ -117,11 +128,17 @@ func (d *Delivery) size() int64 {
 	for k, v := range d.Values {
 		n += len(k) + len(v)
 	}
+	for k, v := range d.TraceContext {
+		n += len(k) + len(v)
+	}
 	for i := range d.Log {
 		n += 160 + len(d.Log[i].Error) + len(d.Log[i].Reply)
 	}
 	return int64(n)
 }
+
+// memoryTenant is what a tenant's pending deliveries take.
+type memoryTenant struct{ bytes int64 }
 
 // memoryLane holds what a lane has parked: what had attempts apart.
 type memoryLane struct {
@@ -170,7 +187,8 @@ func (q *MemoryQueue) Limits() Limits {
 	return Limits{Ordered: true, Remember: rememberFor}
 }
 
-// Enqueue implements [Queue]. It stores all of ds or, with [ErrQueueFull], none.
+// Enqueue implements [Queue]. It stores all of ds or, with [ErrQueueFull] or
+// [ErrQuota], none.
 func (q *MemoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -181,24 +199,29 @@ func (q *MemoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 		return ErrQueueClosed
 	}
 	q.forget(time.Now())
+	if err := q.overQuota(ds); err != nil {
+		return err
+	}
 	var size int64
 	for _, d := range ds {
 		if !q.knows(d.ID) {
 			size += d.size()
 		}
 	}
-	if q.bytes-q.deadBytes+size > q.maxBytes {
-		return ErrQueueFull
-	}
-	for q.bytes+size > q.maxBytes {
-		q.dropDead()
+	if size > 0 { // repeating what is known is never refused
+		if q.bytes-q.deadBytes+size > q.maxBytes {
+			return ErrQueueFull
+		}
+		for q.bytes+size > q.maxBytes {
+			q.dropDead()
+		}
 	}
 	for _, d := range ds {
 		if q.knows(d.ID) {
 			continue
 		}
 		q.seq++
-		it := &item{Delivery: *d, size: d.size(), lane: q.lane(d)}
+		it := &item{Delivery: *d, size: d.size(), lane: q.lane(d), tenant: q.tenant(d.Tenant)}
 		it.Seq = q.seq
 		q.items[d.ID] = it
 		it.lane.counts.Accepted++
@@ -206,6 +229,42 @@ func (q *MemoryQueue) Enqueue(ctx context.Context, ds ...*Delivery) error {
 	}
 	q.spawn()
 	return nil
+}
+
+// overQuota says whether ds would take their tenant over its bound. What is known
+// already is not stored again, so it takes nothing.
+func (q *MemoryQueue) overQuota(ds []*Delivery) error {
+	if q.maxTenantBytes <= 0 {
+		return nil
+	}
+	seen, more := map[string]bool{}, map[string]int64{}
+	for _, d := range ds {
+		if seen[d.ID] || q.knows(d.ID) {
+			continue
+		}
+		seen[d.ID] = true
+		more[d.Tenant] += d.size()
+		if has := q.tenant(d.Tenant).bytes; has+more[d.Tenant] > q.maxTenantBytes {
+			return fmt.Errorf("%w: %q has %d bytes pending, this event takes %d more, and MemoryOptions.MaxTenantBytes is %d",
+				ErrQuota, d.Tenant, has, more[d.Tenant], q.maxTenantBytes)
+		}
+	}
+	return nil
+}
+
+func (q *MemoryQueue) tenant(name string) *memoryTenant {
+	t := q.tenants[name]
+	if t == nil {
+		t = new(memoryTenant)
+		q.tenants[name] = t
+	}
+	return t
+}
+
+// takes notes that a pending delivery takes so much more.
+func (q *MemoryQueue) takes(it *item, bytes int64) {
+	q.bytes += bytes
+	it.tenant.bytes += bytes
 }
 
 func (q *MemoryQueue) knows(id string) bool {
@@ -227,7 +286,7 @@ func (q *MemoryQueue) lane(d *Delivery) *memoryLane {
 
 // add makes it pending: ready, if its call's order lets it.
 func (q *MemoryQueue) add(it *item) {
-	q.bytes += it.size
+	q.takes(it, it.size)
 	it.lane.counts.Pending++
 	it.lane.pending.push(it)
 	key := chainKey{it.Lane, it.Call}
@@ -316,9 +375,9 @@ func (q *MemoryQueue) work() {
 		q.mu.Lock()
 		if !it.erased {
 			it.Attempts, it.Rejections, it.Postponed, it.Log = d.Attempts, d.Rejections, d.Postponed, d.Log
-			q.bytes -= it.size
+			q.takes(it, -it.size)
 			it.size = it.Delivery.size() // its log has grown
-			q.bytes += it.size
+			q.takes(it, it.size)
 			q.settle(it, v)
 		}
 		if v.done != nil {
@@ -336,15 +395,16 @@ func (q *MemoryQueue) settle(it *item, v Verdict) {
 	case StateDelivered, StateDead:
 		it.lane.counts.Pending--
 		it.State, it.Reason = v.State, v.Reason
+		q.takes(it, -it.size)
 		q.remember(it.ID, now)
 		if v.State == StateDelivered {
 			it.lane.counts.Delivered++
-			q.bytes -= it.size
 			delete(q.items, it.ID)
 		} else {
 			it.lane.counts.Dead++
 			it.deadAt = now
 			q.dead.push(it)
+			q.bytes += it.size
 			q.deadBytes += it.size
 		}
 		q.trim(it.lane)

@@ -198,7 +198,7 @@ func (q *MemoryQueue) erase(it *item) {
 	if it.State == StateReady && it.released { // another goes instead: somebody counts on it
 		q.release(it.lane, 1)
 	}
-	q.bytes -= it.size
+	q.takes(it, -it.size)
 	it.lane.counts.Pending--
 	it.lane.counts.Erased++
 	q.remember(it.ID, time.Now())

@@ -2,6 +2,7 @@ package callhook_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -346,4 +347,102 @@ func TestMemoryTogether(t *testing.T) {
 	}
 	wg.Wait()
 	counts(t, q, 4*n*9/10, 4*n/10, 0)
+}
+
+// TestMemoryQuota: over its bound a tenant's events are refused whole and others' are
+// not; what is repeated is no error, and what is settled, given up or erased makes
+// room.
+func TestMemoryQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := callhook.NewMemoryQueue(&callhook.MemoryOptions{MaxTenantBytes: 10_000})
+		of := func(tenant, id string, size int) *callhook.Delivery { // takes size
+			d := item(id, tenant+id, id) // in a lane of its own
+			d.Tenant, d.Body = tenant, make([]byte, size-512)
+			return d
+		}
+		refused := func(ds ...*callhook.Delivery) {
+			t.Helper()
+			if err := q.Enqueue(t.Context(), ds...); !errors.Is(err, callhook.ErrQuota) || !strings.Contains(err.Error(), "MaxTenantBytes is 10000") {
+				t.Fatalf("Enqueue: %v, want %v with the bound", err, callhook.ErrQuota)
+			}
+		}
+		a, b := of("acme", "a", 4000), of("acme", "b", 4000)
+		enqueue(t, q, a, b)
+		refused(of("acme", "c", 2001))
+		refused(of("acme", "c", 1000), of("acme", "d", 1001)) // all or nothing
+		enqueue(t, q, of("acme", "c", 1500), a, b)            // of which one is new
+		enqueue(t, q, of("beta", "x", 10_000))
+		refused(of("beta", "y", 600))
+		enqueue(t, q, a, of("acme", "c", 1500), b)
+		counts(t, q, 0, 0, 4)
+
+		// Attempts go on, and their logs count.
+		state := map[string]callhook.Verdict{}
+		stop := consume(t, q, func(_ context.Context, d *callhook.Delivery) callhook.Verdict {
+			d.Attempts++
+			if v, ok := state[d.ID]; ok {
+				return v
+			}
+			d.Log = append(d.Log, callhook.Attempt{Reply: strings.Repeat("r", 400)})
+			return callhook.Park()
+		})
+		synctest.Wait()
+		stop()
+		refused(of("acme", "d", 600))
+		enqueue(t, q, a, b)
+		state["a"], state["b"] = callhook.Delivered(), callhook.Dead(callhook.ReasonRejected)
+		stop = consume(t, q, func(_ context.Context, d *callhook.Delivery) callhook.Verdict {
+			if v, ok := state[d.ID]; ok {
+				return v
+			}
+			return callhook.Park()
+		})
+		if _, err := q.Release(t.Context(), "", -1); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		counts(t, q, 1, 1, 2)
+		enqueue(t, q, of("acme", "d", 10_000-1500-560)) // room of what was delivered and given up
+		refused(of("acme", "e", 600))
+		enqueue(t, q, a, b, of("acme", "d", 10_000))
+
+		// What is erased makes room and stays known; what is replayed is not refused.
+		stop()
+		if n, err := q.Erase(t.Context(), callhook.Filter{IDs: []string{"d"}}); n != 1 || err != nil {
+			t.Fatalf("Erase: %d, %v", n, err)
+		}
+		enqueue(t, q, of("acme", "e", 7000), of("acme", "d", 10_000))
+		if n, err := q.Replay(t.Context(), callhook.Filter{}); n != 1 || err != nil {
+			t.Fatalf("Replay: %d, %v", n, err)
+		}
+		refused(of("acme", "f", 600))
+		if n, err := q.Erase(t.Context(), callhook.Filter{IDs: []string{"e"}}); n != 1 || err != nil {
+			t.Fatalf("Erase: %d, %v", n, err)
+		}
+		refused(of("acme", "f", 10_000-1500-560-4000-560+1)) // b and c, each with its log
+		enqueue(t, q, of("acme", "f", 10_000-1500-560-4000-560))
+		want := callhook.Counts{Accepted: 7, Delivered: 1, Pending: 4, Erased: 2}
+		if got, err := q.Counts(t.Context()); got != want || err != nil {
+			t.Errorf("counts: %+v, %v, want %+v", got, err, want)
+		}
+	})
+}
+
+// TestMemoryFullOfWhatIsKnown: a queue that its logs have filled takes what it knows.
+func TestMemoryFullOfWhatIsKnown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := callhook.NewMemoryQueue(&callhook.MemoryOptions{MaxBytes: 1000})
+		d := item("msg_1", "w", "c")
+		enqueue(t, q, d)
+		stop := consume(t, q, func(_ context.Context, d *callhook.Delivery) callhook.Verdict {
+			d.Log = append(d.Log, callhook.Attempt{Reply: strings.Repeat("r", 1000)})
+			return callhook.RetryAt(time.Now().Add(time.Hour))
+		})
+		defer stop()
+		synctest.Wait()
+		enqueue(t, q, d)
+		if err := q.Enqueue(t.Context(), item("msg_2", "w", "c")); !errors.Is(err, callhook.ErrQueueFull) {
+			t.Errorf("Enqueue: %v, want %v", err, callhook.ErrQueueFull)
+		}
+	})
 }

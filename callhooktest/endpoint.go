@@ -174,9 +174,9 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-wait.C:
 		case <-r.Context().Done():
-			return
+			panic(http.ErrAbortHandler) // to return would be to answer 200
 		case <-e.closed:
-			return
+			panic(http.ErrAbortHandler)
 		}
 	}
 	if a.Fault != "" {

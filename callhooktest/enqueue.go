@@ -36,10 +36,12 @@ func full(id string) *callhook.Delivery {
 		ID: id, Tenant: "Ünïted/Ltd. 'a' *>", Agent: `re"ception\n%`, Webhook: "n8n",
 		Lane: "%C3%9Cn%C3%AFted%2FLtd%2E%20%27a%27%20%2A%3E/re%22ception%5Cn%25/n8n",
 		Type: callhook.TypeCallStatus, Event: callhook.EventStatus, Call: "call/1 – ☎\t.*>" + id,
-		At:      time.Date(2031, 2, 3, 4, 5, 6, 789012345, zone),
-		Ordered: true,
-		Body:    []byte(`{"n":1.10,"big":12345678901234567890,"text":"<&>\u2028 ☎"}` + "\n"),
-		Values:  map[string]string{"{{ call.from }}": "+44 20", "": "no key", `"'{{`: "\x00\u2028<&>", "empty": ""},
+		At:           time.Date(2031, 2, 3, 4, 5, 6, 789012345, zone),
+		Ordered:      true,
+		Body:         []byte(`{"n":1.10,"big":12345678901234567890,"text":"<&>\u2028 ☎"}` + "\n"),
+		Values:       map[string]string{"{{ call.from }}": "+44 20", "": "no key", `"'{{`: "\x00\u2028<&>", "empty": ""},
+		TraceContext: map[string]string{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b,c=☎"},
+		Sealed:       `a key's "name" – 2031/1`,
 		// No queue acts on BuildError: a handler does.
 		BuildError: "callhook: the \"payload\"\ncannot be built",
 		EnqueuedAt: time.Date(2026, 2, 3, 4, 5, 6, 123456789, zone),
@@ -119,10 +121,12 @@ func diff(want, got *callhook.Delivery) string {
 	is("Ordered", want.Ordered, got.Ordered)
 	field("Body", bytes.Equal(want.Body, got.Body), want.Body, got.Body)
 	field("Values", maps.Equal(want.Values, got.Values), want.Values, got.Values)
+	is("Sealed", want.Sealed, got.Sealed)
 	is("BuildError", want.BuildError, got.BuildError)
 	at("EnqueuedAt", want.EnqueuedAt, got.EnqueuedAt)
 	field("Numbers", slices.Equal(want.Numbers, got.Numbers), want.Numbers, got.Numbers)
 	is("Record", string(want.Record), string(got.Record))
+	field("TraceContext", maps.Equal(want.TraceContext, got.TraceContext), want.TraceContext, got.TraceContext)
 	is("ReplayOf", want.ReplayOf, got.ReplayOf)
 	is("Attempts", want.Attempts, got.Attempts)
 	is("Rejections", want.Rejections, got.Rejections)

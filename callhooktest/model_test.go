@@ -197,6 +197,9 @@ func (q *model) Enqueue(ctx context.Context, ds ...*callhook.Delivery) error {
 		if q.fault == "loses" && q.seq%10 == 0 {
 			continue
 		}
+		if q.fault == "loses the seal" {
+			r.Delivery.Sealed = ""
+		}
 		if q.fault == "truncates" {
 			r.Delivery.Body = r.Delivery.Body[:min(len(r.Delivery.Body), 64<<10)]
 		}

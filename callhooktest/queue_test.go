@@ -6,7 +6,9 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +57,7 @@ var faults = []struct {
 }{
 	{"loses", "Consume", "many are handed out at once, of one lane", "58 of 64 were handed out"},
 	{"truncates", "Enqueue", "a large body keeps its bytes", "a body of 262144 bytes was handed out as 65536 other bytes"},
+	{"loses the seal", "Enqueue", "a delivery is handed out as it was enqueued", "Sealed is \"\", want"},
 	{"twice", "Consume", "ten thousand lanes of one delivery each are served", "d9 was handed out"},
 	{"loses changes", "Enqueue", "what the handler changed is there at the next hand-out", "len(Log) is \"0\", want \"1\""},
 	{"forgets ids", "Enqueue", "an ID that was settled is ignored", "arrived was handed out again, though it was settled as delivered"},
@@ -82,6 +85,28 @@ var faults = []struct {
 	{"goes on counting", "Replay", "a dead letter goes again as it is, its attempts and its age start over", "has Attempts 5, Rejections 4, Postponed 3"},
 	{"forgets erased", "Erase", "a delivery is erased in whatever state, and its ID stays remembered", "Counts after one that was ready is erased"},
 	{"unerases", "Erase", "an attempt under way goes on, and its verdict changes nothing", "after 1 were erased in flight"},
+}
+
+// TestEveryField: each field that a queue stores is set in what the suite enqueues, and
+// missed when it is lost; one that is added to Delivery is asked for here.
+func TestEveryField(t *testing.T) {
+	queues := []string{"Seq", "State", "RetryAt", "Reason"} // the queue's own
+	fields := reflect.TypeFor[callhook.Delivery]()
+	for i := range fields.NumField() {
+		f := fields.Field(i)
+		if !f.IsExported() || slices.Contains(queues, f.Name) {
+			continue
+		}
+		want, got := callhooktest.Full(), callhooktest.Full()
+		field := reflect.ValueOf(got).Elem().Field(i)
+		if field.IsZero() {
+			t.Errorf("the suite enqueues no delivery with %s", f.Name)
+		}
+		field.SetZero()
+		if diff := callhooktest.Diff(want, got); !strings.Contains(diff, f.Name) {
+			t.Errorf("a queue may lose %s, and the suite says %q", f.Name, diff)
+		}
+	}
 }
 
 const faultVariable = "CALLHOOKTEST_FAULT"

@@ -1,6 +1,8 @@
 package sqlitequeue
 
 import (
+	"time"
+
 	"github.com/ncruces/go-sqlite3"
 )
 
@@ -79,12 +81,12 @@ func (c *checkpointing) wait() {
 }
 
 // checkpointNow does it with the writer's own connection. What cannot be done now,
-// because somebody reads, is done the next time.
-func (q *Queue) checkpointNow(mode sqlite3.CheckpointMode) {
+// because somebody reads, is done the next time. It reports whether all was done.
+func (q *Queue) checkpointNow(mode sqlite3.CheckpointMode) bool {
 	d, c := q.w.db, &q.w.checkpointing
 	c.wait()
 	if d == nil {
-		return
+		return false
 	}
 	err := safely(func() error {
 		_, _, err := d.c.WALCheckpoint("main", mode)
@@ -95,4 +97,35 @@ func (q *Queue) checkpointNow(mode sqlite3.CheckpointMode) {
 		q.log.Warn("sqlitequeue: the log cannot be brought into the database yet; trying again", "path", q.path, "error", err)
 	}
 	c.stuck = failing
+	return err == nil
+}
+
+// Pauses of wipe.
+const (
+	wipeWait   = 500 * time.Millisecond // for whoever reads, at the first time
+	wipeGlance = 10 * time.Millisecond  // and later
+	wipeEvery  = time.Second
+)
+
+// wipe empties the log, which holds pages as they were before something was erased or
+// delivered, and forgets those in memory, whose unused parts may hold the same and
+// would be written again with the page. While another program reads it cannot, and
+// tries again.
+func (q *Queue) wipe(wait time.Duration) {
+	h := &q.w.house
+	was := h.wipe
+	if h.wipe, h.wipeAt = true, q.now().Add(wipeEvery); q.w.db == nil {
+		return
+	}
+	_ = q.w.db.c.BusyTimeout(wait)
+	if q.checkpointNow(sqlite3.CHECKPOINT_TRUNCATE) {
+		h.wipe = safely(func() error { return q.w.db.c.Exec("PRAGMA shrink_memory") }) != nil
+	}
+	_ = q.w.db.c.BusyTimeout(busyTimeout)
+	if h.wipe && !was {
+		q.log.Warn("sqlitequeue: another program reads, so the log still holds what was erased; emptying it when that ends", "path", q.path)
+	}
+	q.mu.Lock()
+	q.wakeHouse()
+	q.mu.Unlock()
 }

@@ -1,11 +1,9 @@
 package sqlitequeue
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
-	"github.com/callhook-go/callhook"
 	"github.com/ncruces/go-sqlite3"
 )
 
@@ -174,7 +172,7 @@ func (q *Queue) dropSettles(done []*item) {
 // attempt stores a group in one transaction and lets what follows happen.
 func (q *Queue) attempt(g *group) error {
 	var t *txn
-	var full []*enqueue
+	refused := map[*enqueue]error{}
 	err := safely(func() (err error) {
 		if t, err = q.begin(); err != nil {
 			return err
@@ -197,12 +195,12 @@ func (q *Queue) attempt(g *group) error {
 		}
 		for i, e := range g.enqueues {
 			if e.next == 0 {
-				over, err := t.over(e)
+				why, err := t.refusal(e)
 				if err != nil {
 					return err
 				}
-				if over {
-					full = append(full, e)
+				if why != nil {
+					refused[e] = why
 					continue
 				}
 			}
@@ -221,11 +219,9 @@ func (q *Queue) attempt(g *group) error {
 	q.mu.Lock()
 	t.apply()
 	for i, e := range g.enqueues {
-		if e.next = g.upTo[i]; e.next < len(e.records) && !contains(full, e) {
+		e.err = refused[e]
+		if e.next = g.upTo[i]; e.next < len(e.records) && e.err == nil {
 			continue
-		}
-		if contains(full, e) {
-			e.err = fmt.Errorf("sqlitequeue: %s has reached its bound of %d bytes (Options.MaxBytes): %w", q.path, q.o.MaxBytes, callhook.ErrQueueFull)
 		}
 		if q.enqueues.peek() == e {
 			q.enqueues.pop()
@@ -245,55 +241,6 @@ func (q *Queue) attempt(g *group) error {
 	}
 	q.checkpoint()
 	return nil
-}
-
-func contains(es []*enqueue, e *enqueue) bool {
-	for _, o := range es {
-		if o == e {
-			return true
-		}
-	}
-	return false
-}
-
-// knowsAll reports whether nothing of an enqueue would be stored.
-func (t *txn) knowsAll(e *enqueue) (bool, error) {
-	for _, r := range e.records {
-		if err := t.db.known.BindText(1, r.d.ID); err != nil {
-			return false, err
-		}
-		if _, ok, err := value(t.db.known); !ok || err != nil {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// sizeEvery is how many bytes may come until the size of the database is looked at
-// again: it takes longer than storing a delivery.
-const sizeEvery = 4 << 20
-
-// over reports whether an enqueue would take the database over its bound.
-func (t *txn) over(e *enqueue) (bool, error) {
-	w := t.w
-	w.added += e.size
-	if w.added > sizeEvery || w.used+w.added > t.q.o.MaxBytes {
-		pages, _, err := value(t.db.pages)
-		if err != nil {
-			return false, err
-		}
-		free, _, err := value(t.db.free)
-		if err != nil {
-			return false, err
-		}
-		w.used, w.added = (pages-free)*pageSize, e.size
-	}
-	if w.used+w.added <= t.q.o.MaxBytes {
-		return false, nil
-	}
-	w.added -= e.size
-	known, err := t.knowsAll(e)
-	return !known, err
 }
 
 // abandon undoes a transaction that failed. After a panic of the engine the
@@ -351,7 +298,7 @@ func (q *Queue) operate(o *op) {
 		return err
 	})
 	if err == nil && !more && o.wipe {
-		q.checkpointNow(sqlite3.CHECKPOINT_TRUNCATE)
+		q.wipe(wipeWait)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -129,10 +129,31 @@ func (q *Queue) feed(l *lane) {
 		return
 	}
 	// The lane goes on: what comes next is loaded before it is wanted.
-	if l.fetch > 0 && q.busy < 128 && q.window < maxWindow &&
-		(l.fresh.window.len() < l.fetch/4 && l.fresh.count > l.fresh.window.len() || l.tried.window.len() < l.fetch/16 && l.tried.count > l.tried.window.len()) {
-		q.load(l)
+	if q.busy < 128 {
+		fresh, tried := q.ahead(l)
+		if l.fresh.window.len() < fresh/4 && l.fresh.count > l.fresh.window.len() || l.tried.window.len() < tried/4 && l.tried.count > l.tried.window.len() {
+			q.load(l)
+		}
 	}
+}
+
+// ahead is how many of a lane's lines to load before they are wanted; none where
+// enough are in memory. Whoever has something loaded because of it finds that it is:
+// otherwise the writer would look again and again.
+func (q *Queue) ahead(l *lane) (fresh, tried int) {
+	if q.window >= maxWindow {
+		return 0, 0
+	}
+	// With many lanes the next of one is far from those of the others on disk.
+	fresh = min(l.fetch, 1024/max(8, q.busy))
+	tried = fresh / 4
+	if l.fresh.window.len() > fresh/2 {
+		fresh = 0
+	}
+	if l.tried.window.len() > tried/2 {
+		tried = 0
+	}
+	return fresh, tried
 }
 
 // remove1 takes the first, which is ready, out of the line.

@@ -22,6 +22,9 @@ const (
 	// checkpointPages is how long the log grows before it is brought into the
 	// database; it takes that much on disk beside it.
 	checkpointPages = 4000
+	// maxPages is 128 GiB. Where there are no more, no page but those of tables and
+	// indexes begins with a byte above 1: see clearUnused.
+	maxPages = 1<<25 - 1
 	// maxMemory bounds the memory of one connection. It is only taken when bodies
 	// are as large as can be.
 	maxMemory = 512 << 20
@@ -50,10 +53,10 @@ const columns = `d.seq, d.lane_id, d.id, d.call, d.state, d.at_us, d.attempts, d
 
 // connect opens the database for writing, or for reading alone.
 func connect(path string, synced, reader bool) (*db, error) {
-	registerWAL()
-	uri := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path)}
+	registerFS()
+	uri := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: "vfs=" + unsyncedFS}
 	if synced {
-		uri.RawQuery = "vfs=" + walFS
+		uri.RawQuery = "vfs=" + syncedFS
 	}
 	if v := filepath.VolumeName(path); v != "" {
 		uri.Path = "/" + uri.Path
@@ -99,9 +102,9 @@ func (d *db) setUp(synced, reader bool) error {
 	if err := d.c.Exec(fmt.Sprintf("PRAGMA page_size = %d; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL", pageSize)); err != nil {
 		return err
 	}
-	return d.c.Exec(`
+	return d.c.Exec(fmt.Sprintf("PRAGMA max_page_count = %d;", maxPages) + `
 		PRAGMA cache_size = -16000;
-		PRAGMA secure_delete = FAST;
+		PRAGMA secure_delete = ON;
 		PRAGMA journal_size_limit = 67108864;
 		PRAGMA wal_autocheckpoint = 0;
 		PRAGMA foreign_keys = OFF;
@@ -145,7 +148,7 @@ func (d *db) prepareAll() error {
 		{&d.deleteNumber, "DELETE FROM numbers WHERE hash = ? AND seq = ?"},
 		{&d.setState, "UPDATE deliveries SET state = ?2, at_us = ?3 WHERE seq = ?1"},
 		{&d.insertLane, "INSERT INTO lanes (id, lane, tenant, agent, webhook) VALUES (?, ?, ?, ?, ?)"},
-		{&d.setCounts, "INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+		{&d.setCounts, "INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
 		{&d.loadFresh, "SELECT " + columns + `, b.body, b.record FROM deliveries d INDEXED BY deliveries_pending LEFT JOIN bodies b ON b.seq = d.seq
 			WHERE d.lane_id = ? AND d.state = 'ready' AND d.at_us = 0 AND d.seq > ? ORDER BY d.seq LIMIT ?`},
 		{&d.loadTried, "SELECT " + columns + `, b.body, b.record FROM deliveries d INDEXED BY deliveries_pending LEFT JOIN bodies b ON b.seq = d.seq

@@ -18,7 +18,7 @@
 // Take it when the events of a node may wait on that node: it needs a disk that
 // outlives the process, and nothing else. Take a queue on a server when another node
 // is to deliver what one that died has left, or when the disk goes with the machine.
-// Only one process has a file open; a second gets [ErrLocked] at once. What a killed
+// Only one process has a file open, also to enqueue; a second gets [ErrLocked] at once. What a killed
 // one leaves needs no cleaning up. The file must not be on a network file system.
 //
 // # What it promises
@@ -37,6 +37,8 @@
 //   - On a full disk Enqueue returns an error that is callhook.ErrQueueFull and stores
 //     nothing, verdicts wait in memory, and all goes on by itself once there is room.
 //     Over Options.MaxBytes only Enqueue stops, and what is delivered makes room.
+//   - Over Options.MaxTenantBytes Enqueue of that tenant's events returns an error that is
+//     callhook.ErrQuota, and stores nothing of the event; nobody else notices.
 //   - RetryAt is a time of day: a clock set forward makes deliveries due; one set back
 //     lets them wait until it shows their time, to which it looks every minute.
 //   - Memory does not grow with what is pending, but throughput falls to about half
@@ -63,7 +65,7 @@
 // Any SQLite tool may read it while the queue is open; one that writes holds the
 // queue up. The view queue has all that is kept whole, with times in ISO 8601, the
 // view lane_counts the sums of each lane. The tables behind them: lanes; counts, kept
-// with each transaction; deliveries, whose state is ready, parked, waiting, blocked
+// with each transaction, and what the pending ones take; deliveries, whose state is ready, parked, waiting, blocked
 // (it waits for its call's earlier events), delivered, dead or erased; bodies, apart,
 // so that looking through deliveries is quick; numbers, for erasing by number; calls,
 // an index that follows some thousand deliveries behind; settings. A delivered one
@@ -74,8 +76,26 @@
 //	sqlite3 callhook.db "SELECT id, at AS retried_at, attempts, last_status, last_error FROM queue WHERE state = 'waiting' ORDER BY at LIMIT 20"
 //	sqlite3 callhook.db "SELECT reason, webhook, count(*), max(enqueued_at) FROM queue WHERE state = 'dead' GROUP BY 1, 2"
 //
-// Erase overwrites what it deletes and empties the log, so that nothing of it is left
-// in the file or beside it; only while another program reads may the log hold it
-// longer. Bodies that were delivered are deleted, and overwritten when their space is
-// used again.
+// # When bytes are gone
+//
+// Where something is deleted, zeros are written: what a delivery said is overwritten
+// in the transaction that settles it, a dead letter when its time is over, and what is
+// erased at once. SQLite does so where a row lies, but not where it lay before it moved
+// within the tables; so what pages do not use is cleared, too, whenever they are
+// brought from the log into the database.
+//
+// The log, path-wal, holds pages as they were before, until it has come round, which
+// takes some 16 MiB. Erase empties it, also when it finds nothing, because the caller's
+// deliveries may have arrived a moment ago; so does Close, and the first second after
+// a crash. When Erase has returned, nothing of what it erased, and nothing of what had
+// arrived or been deleted before, is in path or path-wal; path-shm and path-lock never
+// hold any. There are three limits: while another program reads, Erase waits half a
+// second for it, says so to Options.Logger, and the log is emptied when the program ends;
+// another program that writes to the file or finds its log after a crash may move rows
+// in ways that are not cleared, so erase again after it; and what the file system and
+// the disk keep of overwritten blocks is theirs. What stays of a delivery is its ID, the
+// call's id, the lane and the times, for four days.
+//
+// A file of the first version, which did not overwrite all, is written anew when it is
+// opened: that takes as long as copying it, once, and as much room on the disk.
 package sqlitequeue

@@ -48,6 +48,9 @@ func (q *Queue) SetMaxPages(n int64) int64 {
 	return pages
 }
 
+// Path is the file.
+func (q *Queue) Path() string { return q.path }
+
 // Settle waits until the writer has nothing to do.
 func (q *Queue) Settle() {
 	q.mu.Lock()
@@ -120,4 +123,18 @@ func SetPatience(t testing.TB, d time.Duration) {
 	was := patience
 	patience = d
 	t.Cleanup(func() { patience = was })
+}
+
+// Read begins to read, as a sqlite3 shell in a transaction does, until release is
+// called.
+func Read(t testing.TB, path string) (release func()) {
+	t.Helper()
+	c, err := sqlite3.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Exec("BEGIN; SELECT count(*) FROM lanes"); err != nil {
+		t.Fatal(err)
+	}
+	return func() { _ = c.Close() }
 }

@@ -16,6 +16,8 @@ type house struct {
 	settled bool  // something was, since the last look at the space
 	shrink  bool  // there is more to give back
 	lookAt  time.Time
+	wipe    bool // the log is to be emptied
+	wipeAt  time.Time
 	stepAt  time.Time // not before, while others wait
 }
 
@@ -31,7 +33,7 @@ const (
 
 // due reports whether there is something to do now.
 func (h *house) due(now time.Time) bool {
-	return !now.Before(h.purgeAt) || h.shrink || h.settled && !now.Before(h.lookAt)
+	return !now.Before(h.purgeAt) || h.shrink || h.settled && !now.Before(h.lookAt) || h.wipe && !now.Before(h.wipeAt)
 }
 
 // housekeep does a step.
@@ -39,9 +41,12 @@ func (q *Queue) housekeep() {
 	h, now := &q.w.house, q.now()
 	h.stepAt = now.Add(stepEvery)
 	var err error
-	if !now.Before(h.purgeAt) {
+	switch {
+	case h.wipe && !now.Before(h.wipeAt):
+		q.wipe(wipeGlance)
+	case !now.Before(h.purgeAt):
 		err = q.purge(now)
-	} else {
+	default:
 		err = q.giveBack()
 	}
 	if err != nil {
@@ -62,6 +67,9 @@ func (q *Queue) wakeHouse() {
 	at := h.purgeAt
 	if h.settled && h.lookAt.Before(at) {
 		at = h.lookAt
+	}
+	if h.wipe && h.wipeAt.Before(at) {
+		at = h.wipeAt
 	}
 	wait := max(0, min(at.Sub(q.now()), purgeEvery))
 	if q.houseTimer == nil {

@@ -23,7 +23,8 @@ type lane struct {
 	name string
 	id   int64
 
-	c counts // as committed
+	c      counts // as committed
+	tenant *tenant
 
 	fresh, tried line
 	returned     seqs        // fresh ones that were parked by a handler
@@ -41,6 +42,12 @@ type lane struct {
 	n      counts // as they are once the transaction under way is committed
 	dirty  bool
 	stored bool // it has a row
+}
+
+// tenant is what the pending deliveries of a tenant's lanes take. It is the writer's.
+type tenant struct {
+	bytes int64 // as committed
+	next  int64 // once the transaction under way is committed
 }
 
 // line is one of a lane's two lines.
@@ -121,6 +128,8 @@ func (l *lane) next() *line {
 // counts are those of a lane, or of all.
 type counts struct {
 	accepted, delivered, dead, erased, ready, parked, waiting, blocked, lastSeq int64
+
+	bytes int64 // of the pending ones
 }
 
 func (c *counts) pending() int64 { return c.ready + c.parked + c.waiting + c.blocked }
@@ -196,6 +205,8 @@ type item struct {
 
 	attempts int   // as stored
 	logSum   int64 // the checksum, as stored
+	stored   int64 // what it counts for, as stored, see sizeOf
+	logSize  int   // of that, the log
 
 	inHandler bool // a handler has it, or its verdict is being carried out
 	erased    bool // meanwhile: its verdict is dropped

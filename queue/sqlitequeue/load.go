@@ -18,6 +18,8 @@ type row struct {
 	state     string
 	frozen    uint32
 	sum       int64
+	size      int64 // what it counts for, if it is whole and not damaged
+	logSize   int
 	forgotten bool // only its ID is remembered
 	damage    error
 }
@@ -69,6 +71,7 @@ func (q *Queue) scan(st *sqlite3.Stmt, whole bool) *row {
 		r.damage = err
 		return r
 	}
+	r.size, r.logSize = sizeOf(d, meta, log), len(log)
 	r.frozen = frozenSum(d, meta)
 	if sumOf(r.frozen, int64(d.Attempts), int64(d.Rejections), int64(d.Postponed), string(d.Reason), log) != r.sum {
 		r.damage = errSum
@@ -88,7 +91,7 @@ func blob(st *sqlite3.Stmt, col int) []byte {
 func (r *row) item(l *lane) *item {
 	return &item{
 		d: r.d, lane: l, seq: r.d.Seq, at: r.at, was: r.state, state: r.state, frozen: r.frozen, size: cost(r.d),
-		attempts: r.d.Attempts, logSum: r.sum,
+		attempts: r.d.Attempts, logSum: r.sum, stored: r.size, logSize: r.logSize,
 	}
 }
 
@@ -106,20 +109,14 @@ func (q *Queue) loadLane(l *lane) {
 		return
 	}
 	fresh, tried := l.fresh.missing(), l.tried.missing()
-	ahead := 0
+	freshAhead, triedAhead := q.ahead(l)
 	if q.window < maxWindow {
-		ahead = l.fetch
 		l.fetch = min(max(2*l.fetch, 4), 128)
-	}
-	// With many lanes the next of one is far from those of the others on disk.
-	ahead = min(ahead, 1024/max(8, q.busy))
-	if l.fresh.window.len() > ahead/2 {
-		ahead = 0
 	}
 	limit := func(ln *line, missing, ahead int) int {
 		return min(ln.count-ln.window.len(), missing+ahead, 256)
 	}
-	freshLimit, triedLimit := limit(&l.fresh, fresh, ahead), limit(&l.tried, tried, ahead/4)
+	freshLimit, triedLimit := limit(&l.fresh, fresh, freshAhead), limit(&l.tried, tried, triedAhead)
 	var recalled []int64
 	for bytes := int64(0); l.recalled.len() > 0 && len(recalled) < 64 && q.room(l, bytes+itemOverhead); bytes += itemOverhead {
 		recalled = append(recalled, l.recalled.pop())
@@ -335,6 +332,11 @@ func (t *txn) setAside(l *lane, seq int64) error {
 		return nil
 	case ready, parked, waiting, blocked:
 		*n.of(state)--
+		size, err := t.sizeOf(seq)
+		if err != nil {
+			return err
+		}
+		t.takes(l, -size)
 	default: // it says nonsense; it stood in a line
 		n.ready--
 	}

@@ -29,11 +29,11 @@ func (q *Queue) Replay(ctx context.Context, f callhook.Filter) (int, error) {
 	return q.mend(ctx, "replaying", f, (*txn).replay, false)
 }
 
-// Erase implements [callhook.Inspector]. When it returns without an error, what
-// was erased is neither in the database nor in its log any more, unless another
-// program was reading: then the log holds it until the next Erase or Close. What
-// stays is the ID, the call's id, the lane and the times, for four days. Bodies
-// that had been delivered before stay in free pages until those are used again.
+// Erase implements [callhook.Inspector]. When it returns without an error, nothing of
+// what was erased, or had arrived before, is in the database or in its log any more,
+// also when it found nothing; unless another program was reading: then the log holds
+// it until that has ended. What stays is the ID, the call's id, the lane and the
+// times, for four days. The package comment says more.
 func (q *Queue) Erase(ctx context.Context, f callhook.Filter) (int, error) {
 	if len(f.IDs) == 0 && f.Call == "" && f.Number == "" {
 		return 0, fmt.Errorf("sqlitequeue: %w: Erase needs IDs, a Call or a Number", callhook.ErrFilter)
@@ -61,20 +61,14 @@ func (q *Queue) mend(ctx context.Context, what string, f callhook.Filter, do fun
 			part = part[:min(len(part), f.Limit-done)]
 		}
 		n := 0
-		err := t.securely(erases, func() error {
-			for _, seq := range part {
-				ok, err := t.mendOne(seq, f, do)
-				if err != nil {
-					return err
-				}
-				if ok {
-					n++
-				}
+		for _, seq := range part {
+			ok, err := t.mendOne(seq, f, do)
+			if err != nil {
+				return false, err
 			}
-			return nil
-		})
-		if err != nil {
-			return false, err
+			if ok {
+				n++
+			}
 		}
 		t.after = append(t.after, func() { done += n })
 		seqs = seqs[len(part):]
@@ -85,7 +79,7 @@ func (q *Queue) mend(ctx context.Context, what string, f callhook.Filter, do fun
 	if q.closed {
 		return 0, errClosed
 	}
-	if len(seqs) == 0 {
+	if len(seqs) == 0 && !erases { // what arrived is gone from the tables, but not from the log
 		return 0, nil
 	}
 	q.perform(o)
@@ -99,17 +93,6 @@ func (q *Queue) mend(ctx context.Context, what string, f callhook.Filter, do fun
 		return done, fmt.Errorf("sqlitequeue: %s ended early, after %d: %w", what, done, err)
 	}
 	return done, nil
-}
-
-// securely has what f deletes overwritten.
-func (t *txn) securely(erases bool, f func() error) error {
-	if !erases {
-		return f()
-	}
-	if err := t.db.c.Exec("PRAGMA secure_delete = ON"); err != nil {
-		return err
-	}
-	return errors.Join(f(), t.db.c.Exec("PRAGMA secure_delete = FAST"))
 }
 
 // mendOne does something to a delivery if it still matches.
@@ -159,6 +142,14 @@ func (t *txn) erase(r *row) (bool, error) {
 	}
 	*n.of(r.state)--
 	n.erased++
+	size := r.size
+	if r.damage != nil {
+		var err error
+		if size, err = t.sizeOf(d.Seq); err != nil {
+			return false, err
+		}
+	}
+	t.takes(l, -size)
 	if err := t.forget(d.Seq, key, erased, t.now, 0, "", numbers); err != nil {
 		return false, err
 	}
@@ -269,6 +260,7 @@ func (t *txn) replay(r *row) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	t.takes(l, sizeOf(d, meta, log))
 	sum := sumOf(frozenSum(d, meta), 0, 0, 0, "", log)
 	err = t.exec(`UPDATE deliveries SET seq = ?2, state = ?3, at_us = 0, attempts = 0, rejections = 0, postponed = 0, reason = NULL, enqueued_ns = ?4, meta = ?5,
 		log = ?6, sum = ?7 WHERE seq = ?1`, func(st *sqlite3.Stmt) error {

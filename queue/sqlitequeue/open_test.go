@@ -235,7 +235,7 @@ func TestVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("older", func(t *testing.T) {
-		sqlitequeue.AddMigration(t, "CREATE TABLE of_version_two (x); INSERT INTO of_version_two SELECT count(*) FROM deliveries")
+		sqlitequeue.AddMigration(t, "CREATE TABLE of_version_three (x); INSERT INTO of_version_three SELECT count(*) FROM deliveries")
 		for range 2 {
 			q := reopen(t, path, nil)
 			wantCounts(t, q, callhook.Counts{Accepted: 1, Pending: 1})
@@ -243,15 +243,15 @@ func TestVersions(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := sqlitequeue.Query(t, path, "SELECT sum(x) * 10 + (SELECT user_version FROM pragma_user_version) FROM of_version_two"); n != 12 {
-			t.Errorf("after the migration the file says %d, want 12: migrated once, to version 2", n)
+		if n := sqlitequeue.Query(t, path, "SELECT sum(x) * 10 + (SELECT user_version FROM pragma_user_version) FROM of_version_three"); n != 13 {
+			t.Errorf("after the migration the file says %d, want 13: migrated once, to version 3", n)
 		}
 	})
 	t.Run("a migration that fails", func(t *testing.T) {
-		sqlitequeue.AddMigration(t, "not the second")
+		sqlitequeue.AddMigration(t, "not the third")
 		sqlitequeue.AddMigration(t, "CREATE TABLE half (x); CREATE TABLE deliveries (x)")
-		if _, err := sqlitequeue.Open(path, nil); err == nil || !strings.Contains(err.Error(), "version 3") {
-			t.Errorf("Open: %v, want an error that names version 3", err)
+		if _, err := sqlitequeue.Open(path, nil); err == nil || !strings.Contains(err.Error(), "version 4") {
+			t.Errorf("Open: %v, want an error that names version 4", err)
 		}
 		if n := sqlitequeue.Query(t, path, "SELECT count(*) FROM sqlite_schema WHERE name = 'half'"); n != 0 {
 			t.Error("half of a migration was done")
@@ -269,7 +269,7 @@ func TestVersions(t *testing.T) {
 			}
 		})
 	}
-	refused("newer", path, sqlitequeue.ErrVersion) // it has version 2 still
+	refused("newer", path, sqlitequeue.ErrVersion) // it has version 3 still
 	foreign := filepath.Join(t.TempDir(), "other.db")
 	sqlitequeue.Exec(t, foreign, "CREATE TABLE mine (x); INSERT INTO mine VALUES (1)")
 	refused("foreign", foreign, sqlitequeue.ErrForeign)
@@ -280,6 +280,40 @@ func TestVersions(t *testing.T) {
 	refused("no database", text, nil)
 	refused("no folder", filepath.Join(t.TempDir(), "none", "queue.db"), nil)
 	refused("a folder", t.TempDir(), nil)
+}
+
+// TestVersionOne: a file of version 1 goes on with all that it has, and is counted.
+func TestVersionOne(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "queue.db")
+	dump, err := os.ReadFile("testdata/version1.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sqlitequeue.Exec(t, path, string(dump))
+	q := reopen(t, path, nil)
+	wantCounts(t, q, callhook.Counts{Accepted: 6, Delivered: 1, Dead: 1, Pending: 4})
+	const (
+		meta    = `{"type":"post_call","event":"call.ended","at":"2026-11-01T09:00:00Z"}`
+		more    = `,"numbers":["aGFzaA"],"values":{"call.from":"+44 20 7946 0018"}`
+		log     = `[{"at":"2026-11-01T09:00:00Z","elapsed":1000000000,"status":503,"error":"callhook: 503","reply":"busy"}]`
+		record  = `{"id":"call2"}`
+		waiting = 512 + len(meta+more+log+record+`{"id":"waiting","caller":"Ada"}`)
+		ready   = 512 + len(meta+`{"id":"ready","caller":"Ada"}`)
+		blocked = 512 + len(meta+`{"id":"blocked","caller":"Ada"}`)
+		parked  = 512 + len(meta+log+`{"id":"parked","caller":"Ada"}`)
+	)
+	for tenant, want := range map[string]int64{"acme": int64(waiting + ready + blocked), "beta": int64(parked)} {
+		if got := sqlitequeue.Query(t, path, "SELECT pending_bytes FROM lane_counts WHERE tenant = '"+tenant+"'"); got != want {
+			t.Errorf("what %s has pending counts for %d bytes, want %d", tenant, got, want)
+		}
+	}
+	if d, err := q.Get(t.Context(), "waiting"); err != nil || d.Values["call.from"] != "+44 20 7946 0018" || len(d.Log) != 1 || string(d.Record) != `{"id":"call2"}` {
+		t.Errorf("Get: %+v, %v", d, err)
+	}
+	deliverAll(t, q, 4)
+	if n := sqlitequeue.Query(t, path, "SELECT sum(pending_bytes) FROM lane_counts"); n != 0 {
+		t.Errorf("with nothing pending %d bytes are", n)
+	}
 }
 
 // TestShell: the queries of the package comment work beside an open queue.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -23,6 +24,14 @@ type Options struct {
 	// [callhook.ErrQueueFull], while what is pending goes on. Beside it the log
 	// takes some 16 MiB, and more while another program reads. Zero means 16 GiB.
 	MaxBytes int64
+	// MaxTenantBytes bounds what one tenant's pending deliveries take together: their
+	// bodies, records, values and logs of attempts as they are stored, and 512 bytes
+	// each. Over it Enqueue of that tenant's events returns an error that is
+	// [callhook.ErrQuota] and stores nothing, while other tenants and what is pending go
+	// on, and what is delivered, given up or erased makes room. What was stored already
+	// is no error when it is raised again; what is replayed is not refused. It is exact,
+	// also after a restart. Zero means no bound.
+	MaxTenantBytes int64
 	// KeepDelivered is how long a delivery that has arrived is kept whole, to be
 	// looked at and replayed. Zero means not at all: only its ID stays, for four days.
 	KeepDelivered time.Duration
@@ -58,6 +67,7 @@ type Queue struct {
 	closed     bool
 	lanes      map[string]*lane
 	byID       map[int64]*lane
+	tenants    map[string]*tenant
 	total      counts
 	active     map[int64]*item // handed out or about to be, by seq
 	out        int64           // bytes of those
@@ -105,7 +115,7 @@ var (
 // it closes it.
 func Open(path string, o *Options) (*Queue, error) {
 	q := &Queue{
-		lanes: map[string]*lane{}, byID: map[int64]*lane{}, active: map[int64]*item{},
+		lanes: map[string]*lane{}, byID: map[int64]*lane{}, tenants: map[string]*tenant{}, active: map[int64]*item{},
 		now: time.Now, gather: make(chan struct{}, 1),
 	}
 	q.written = sync.NewCond(&q.mu)
@@ -125,11 +135,17 @@ func Open(path string, o *Options) (*Queue, error) {
 	if q.guard, err = lock(q.path); err != nil {
 		return nil, err
 	}
+	// Close leaves no log: what a crash left may hold what had been erased.
+	log, err := os.Stat(q.path + "-wal")
+	crashed := err == nil && log.Size() > 0
 	if err = q.open(); err != nil {
 		err = fmt.Errorf("sqlitequeue: opening %s: %w", q.path, err)
 		return nil, errors.Join(err, q.w.db.close(), q.guard.Close())
 	}
 	q.w.house.purgeAt = q.now().Add(time.Minute)
+	if crashed {
+		q.w.house.wipe, q.w.house.wipeAt = true, q.now().Add(wipeEvery)
+	}
 	q.wakeHouse()
 	return q, nil
 }
@@ -140,7 +156,7 @@ func (q *Queue) open() error {
 		return err
 	}
 	return safely(func() error {
-		if err := migrate(q.w.db.c); err != nil {
+		if err := migrate(q.w.db.c, q.log); err != nil {
 			return err
 		}
 		if err := q.w.db.prepareAll(); err != nil {
@@ -157,7 +173,7 @@ func (q *Queue) open() error {
 // a time counts as parked.
 func (q *Queue) loadLanes() error {
 	st, err := q.w.db.stmt(`SELECT l.id, l.lane, l.tenant, l.agent, l.webhook, c.accepted, c.delivered, c.dead, c.erased, c.ready, c.parked, c.waiting,
-		c.blocked, c.last_seq FROM lanes l LEFT JOIN counts c ON c.lane_id = l.id`)
+		c.blocked, c.last_seq, c.bytes FROM lanes l LEFT JOIN counts c ON c.lane_id = l.id`)
 	if err != nil {
 		return err
 	}
@@ -167,8 +183,10 @@ func (q *Queue) loadLanes() error {
 		for i, n := range l.c.columns() {
 			*n = st.ColumnInt64(5 + i)
 		}
-		q.lanes[l.name], q.byID[l.id] = l, l
+		q.know(l)
 		q.total.add(&counts{}, &l.c)
+		l.tenant.bytes += l.c.bytes
+		l.tenant.next = l.tenant.bytes
 		q.w.seq = max(q.w.seq, l.c.lastSeq)
 		q.w.laneID = max(q.w.laneID, l.id)
 		l.fresh.count, l.tried.count = int(l.c.ready), int(l.c.parked)
@@ -198,9 +216,18 @@ func (q *Queue) loadLanes() error {
 	return nil
 }
 
+// know adds a lane to those in memory.
+func (q *Queue) know(l *lane) {
+	q.lanes[l.name], q.byID[l.id] = l, l
+	if l.tenant = q.tenants[l.Tenant]; l.tenant == nil {
+		l.tenant = new(tenant)
+		q.tenants[l.Tenant] = l.tenant
+	}
+}
+
 // columns are the counts in the order of the table.
 func (c *counts) columns() []*int64 {
-	return []*int64{&c.accepted, &c.delivered, &c.dead, &c.erased, &c.ready, &c.parked, &c.waiting, &c.blocked, &c.lastSeq}
+	return []*int64{&c.accepted, &c.delivered, &c.dead, &c.erased, &c.ready, &c.parked, &c.waiting, &c.blocked, &c.lastSeq, &c.bytes}
 }
 
 // Limits implements [callhook.Queue].

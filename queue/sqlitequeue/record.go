@@ -22,7 +22,7 @@ type record struct {
 	meta   []byte
 	log    []byte // nil for none
 	frozen uint32 // checksum of what never changes
-	size   int64  // about what it takes in the database
+	size   int64  // what it counts for, see sizeOf
 }
 
 // meta is what is stored of a delivery as JSON, because nothing searches it.
@@ -38,6 +38,9 @@ type meta struct {
 	BuildError string             `json:"build_error,omitempty"`
 	Numbers    []string           `json:"numbers,omitempty"`
 	Values     map[string]string  `json:"values,omitempty"`
+	Sealed     string             `json:"sealed,omitempty"`
+	SealedRaw  []byte             `json:"sealed_raw,omitempty"` // when JSON would change it
+	Trace      map[string]string  `json:"trace,omitempty"`
 	// Raw holds, in base64, the texts of ReplayOf, BuildError and Values, in this
 	// order and the latter by key, when JSON would change them.
 	Raw []string `json:"raw,omitempty"`
@@ -59,13 +62,22 @@ func newRecord(d *callhook.Delivery, l *lane) (*record, error) {
 		return nil, err
 	}
 	r.frozen = frozenSum(&own, r.meta)
-	r.size = int64(400 + len(own.ID)*2 + len(own.Call)*2 + len(r.meta) + len(r.log) + len(own.Body) + len(own.Record) + 80*len(own.Numbers))
+	r.size = sizeOf(&own, r.meta, r.log)
 	return r, nil
 }
 
+// sizeOf is what a delivery counts for, see Options.MaxTenantBytes. What is pending
+// is counted so in the database too: see sizeInSQL.
+func sizeOf(d *callhook.Delivery, meta, log []byte) int64 {
+	return int64(512 + len(meta) + len(log) + len(d.Body) + len(d.Record))
+}
+
+// sizeInSQL is the same of a row d of deliveries and b of bodies.
+const sizeInSQL = `512 + coalesce(octet_length(d.meta), 0) + coalesce(octet_length(d.log), 0) + coalesce(octet_length(b.body), 0) + coalesce(octet_length(b.record), 0)`
+
 func encodeMeta(d *callhook.Delivery, l *lane) ([]byte, error) {
 	same := d.Tenant == l.Tenant && d.Agent == l.Agent && d.Webhook == l.Webhook
-	if same && plain(string(d.Type)) && plain(string(d.Event)) && d.Values == nil && d.BuildError == "" && d.ReplayOf == "" && d.Numbers == nil && nanos(d.EnqueuedAt) {
+	if same && plain(string(d.Type)) && plain(string(d.Event)) && plain(d.Sealed) && d.Values == nil && d.BuildError == "" && d.ReplayOf == "" && d.Numbers == nil && d.TraceContext == nil && nanos(d.EnqueuedAt) {
 		// What most are, without the cost of reflection.
 		b := make([]byte, 0, 112)
 		b = append(b, `{"type":"`...)
@@ -74,11 +86,18 @@ func encodeMeta(d *callhook.Delivery, l *lane) ([]byte, error) {
 		b = append(b, d.Event...)
 		b = append(b, `","at":"`...)
 		if y := d.At.Year(); y >= 0 && y < 10_000 {
-			return append(d.At.AppendFormat(b, time.RFC3339Nano), `"}`...), nil
+			b = append(d.At.AppendFormat(b, time.RFC3339Nano), '"')
+			if d.Sealed != "" {
+				b = append(append(append(b, `,"sealed":"`...), d.Sealed...), '"')
+			}
+			return append(b, '}'), nil
 		}
 	}
 	m := meta{
-		Type: d.Type, Event: d.Event, At: d.At, ReplayOf: d.ReplayOf, BuildError: d.BuildError, Numbers: d.Numbers, Values: d.Values,
+		Type: d.Type, Event: d.Event, At: d.At, ReplayOf: d.ReplayOf, BuildError: d.BuildError, Numbers: d.Numbers, Values: d.Values, Sealed: d.Sealed, Trace: d.TraceContext,
+	}
+	if !utf8.ValidString(m.Sealed) {
+		m.Sealed, m.SealedRaw = "", []byte(m.Sealed)
 	}
 	if !nanos(d.EnqueuedAt) {
 		m.EnqueuedAt = &d.EnqueuedAt
@@ -186,6 +205,10 @@ func applyMeta(d *callhook.Delivery, text []byte) error {
 		return err
 	}
 	d.Type, d.Event, d.At, d.ReplayOf, d.BuildError, d.Numbers, d.Values = m.Type, m.Event, m.At, m.ReplayOf, m.BuildError, m.Numbers, m.Values
+	if d.Sealed = m.Sealed; m.SealedRaw != nil {
+		d.Sealed = string(m.SealedRaw)
+	}
+	d.TraceContext = m.Trace
 	if m.EnqueuedAt != nil {
 		d.EnqueuedAt = *m.EnqueuedAt
 	}

@@ -2,6 +2,7 @@ package sqlitequeue
 
 import (
 	"fmt"
+	"log/slog"
 
 	"github.com/ncruces/go-sqlite3"
 )
@@ -94,6 +95,19 @@ CREATE VIEW lane_counts AS
          c.ready + c.parked + c.waiting + c.blocked AS pending, c.ready, c.parked, c.waiting, c.blocked
   FROM lanes l JOIN counts c ON c.lane_id = l.id;
 `,
+	2: `
+-- What the pending ones take, see Options.MaxTenantBytes.
+ALTER TABLE counts ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE counts SET bytes = p.bytes FROM (
+  SELECT d.lane_id, sum(` + sizeInSQL + `) AS bytes FROM deliveries d LEFT JOIN bodies b ON b.seq = d.seq
+  WHERE d.state IN ('ready', 'parked', 'waiting', 'blocked') GROUP BY d.lane_id) p
+WHERE p.lane_id = counts.lane_id;
+DROP VIEW lane_counts;
+CREATE VIEW lane_counts AS
+  SELECT l.tenant, l.agent, l.webhook, c.accepted, c.delivered, c.dead, c.erased,
+         c.ready + c.parked + c.waiting + c.blocked AS pending, c.bytes AS pending_bytes, c.ready, c.parked, c.waiting, c.blocked
+  FROM lanes l JOIN counts c ON c.lane_id = l.id;
+`,
 }
 
 // check returns the version of a database, zero for a new one, and changes nothing.
@@ -119,10 +133,15 @@ func check(c *sqlite3.Conn) (version int64, err error) {
 }
 
 // migrate brings a database to the version of this program.
-func migrate(c *sqlite3.Conn) error {
+func migrate(c *sqlite3.Conn, log *slog.Logger) error {
 	version, err := check(c)
 	if err != nil {
 		return err
+	}
+	if version == 1 { // it did not overwrite all that it deleted
+		if err := c.Exec("PRAGMA temp_store = FILE; VACUUM; PRAGMA temp_store = MEMORY"); err != nil {
+			log.Warn("sqlitequeue: the file may still hold what was deleted by an older version, write it anew with VACUUM of the sqlite3 shell", "error", err)
+		}
 	}
 	for v := int(version) + 1; v < len(migrations); v++ {
 		err := c.Exec(fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; PRAGMA application_id = %d; COMMIT", migrations[v], v, applicationID))

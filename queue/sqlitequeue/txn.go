@@ -58,6 +58,7 @@ func (t *txn) rollBack() {
 	}
 	for _, l := range t.dirty {
 		l.dirty = false
+		l.tenant.next = l.tenant.bytes
 	}
 	t.w.chains.rolledBack()
 }
@@ -68,6 +69,9 @@ func (t *txn) end() error {
 		return err
 	}
 	for _, l := range t.dirty {
+		if l.n.bytes = max(0, l.n.bytes); l.n.pending() == 0 {
+			l.n.bytes = 0 // whatever a damaged one was taken for
+		}
 		if !l.stored {
 			st := t.db.insertLane
 			err := errors.Join(st.BindInt64(1, l.id), st.BindText(2, l.name), st.BindText(3, l.Tenant), st.BindText(4, l.Agent), st.BindText(5, l.Webhook))
@@ -94,7 +98,11 @@ func (t *txn) apply() {
 	t.w.chains.wereIndexed(t)
 	for _, l := range t.dirty {
 		t.q.total.add(&l.c, &l.n)
+		l.tenant.bytes += l.n.bytes - l.c.bytes
 		l.c, l.dirty, l.stored = l.n, false, true
+	}
+	for _, l := range t.dirty {
+		l.tenant.next = l.tenant.bytes
 	}
 	if len(t.settled) > 0 {
 		t.q.noteSettled()
@@ -166,7 +174,10 @@ func (q *Queue) place(p *placement) {
 // item returns a new delivery as one that is handed out.
 func (r *record) item(seq int64) *item {
 	r.d.Seq, r.d.State = seq, callhook.StateReady
-	return &item{d: r.d, lane: r.lane, seq: seq, at: seq, was: ready, state: ready, frozen: r.frozen, size: cost(r.d), logSum: r.sum()}
+	return &item{
+		d: r.d, lane: r.lane, seq: seq, at: seq, was: ready, state: ready, frozen: r.frozen, size: cost(r.d),
+		logSum: r.sum(), stored: r.size, logSize: len(r.log),
+	}
 }
 
 func (r *record) sum() int64 {
@@ -181,6 +192,25 @@ func (t *txn) touch(l *lane) *counts {
 		t.dirty = append(t.dirty, l)
 	}
 	return &l.n
+}
+
+// takes notes that the pending ones of a lane take so much more.
+func (t *txn) takes(l *lane, bytes int64) {
+	t.touch(l).bytes += bytes
+	l.tenant.next += bytes
+}
+
+// sizeOf asks the database what a delivery counts for.
+func (t *txn) sizeOf(seq int64) (int64, error) {
+	st, err := t.db.stmt("SELECT " + sizeInSQL + " FROM deliveries d LEFT JOIN bodies b ON b.seq = d.seq WHERE d.seq = ?")
+	if err != nil {
+		return 0, err
+	}
+	if err := st.BindInt64(1, seq); err != nil {
+		return 0, err
+	}
+	size, _, err := value(st)
+	return size, err
 }
 
 // insert stores a delivery unless its ID is remembered.
@@ -230,6 +260,7 @@ func (t *txn) insert(r *record) error {
 	n.accepted++
 	*n.of(state)++
 	n.lastSeq = seq
+	t.takes(l, r.size)
 	if state != blocked {
 		t.placed = append(t.placed, placement{lane: l, seq: seq, tried: state == parked, record: r})
 	}
@@ -253,6 +284,7 @@ func (t *txn) carryOut(it *item) error {
 	*n.of(it.was)--
 	if v.State == callhook.StateDelivered {
 		n.delivered++
+		t.takes(l, -it.stored)
 		if t.q.o.KeepDelivered <= 0 {
 			if err := t.forget(it.seq, key, delivered, t.now, d.Attempts, "", d.Numbers); err != nil {
 				return err
@@ -270,6 +302,7 @@ func (t *txn) carryOut(it *item) error {
 	switch v.State {
 	case callhook.StateDead:
 		n.dead++
+		t.takes(l, -it.stored)
 		sum := sumOf(it.frozen, int64(d.Attempts), int64(d.Rejections), int64(d.Postponed), string(v.Reason), it.log)
 		t.w.chains.set(it.seq, key, kept)
 		if err := t.store(it, dead, t.now, string(v.Reason), sum); err != nil {
@@ -282,11 +315,13 @@ func (t *txn) carryOut(it *item) error {
 			it.state, it.at = parked, t.parkTime()
 		}
 		*n.of(it.state)++
+		t.takes(l, int64(len(it.log)-it.logSize))
 		if err := t.store(it, it.state, it.at, "", it.logSum); err != nil {
 			return err
 		}
 	default:
 		n.waiting++
+		t.takes(l, int64(len(it.log)-it.logSize))
 		it.at = t.now
 		if !v.At.IsZero() {
 			it.at = max(1, v.At.Add(999).UnixMicro()) // not a moment before

@@ -14,21 +14,35 @@ import (
 // header of 24 bytes: two system calls for each page, and a transaction of some
 // deliveries has a hundred. The file system below gathers them and writes them
 // with one call when SQLite asks to have them on disk, which, synchronous being
-// FULL, is before a commit counts. All other files are as they always are.
+// FULL, is before a commit counts. Of the database itself it clears what pages do not
+// use, see pageFile. All other files are as they always are.
 
-// walFS is the name of the file system of synced queues.
-const walFS = "callhook-sqlitequeue"
+// The names of the file systems of queues: one that is not synced has its log written
+// as it comes.
+const (
+	syncedFS   = "callhook-sqlitequeue"
+	unsyncedFS = "callhook-sqlitequeue-unsynced"
+)
 
-var registerWAL = sync.OnceFunc(func() {
-	vfs.Register(walFS, gatheringFS{vfs.Find("os").(vfs.VFSFilename)})
+var registerFS = sync.OnceFunc(func() {
+	os := vfs.Find("os").(vfs.VFSFilename)
+	vfs.Register(syncedFS, fileSystem{os, true})
+	vfs.Register(unsyncedFS, fileSystem{os, false})
 })
 
-type gatheringFS struct{ vfs.VFSFilename }
+type fileSystem struct {
+	vfs.VFSFilename
+	gathers bool
+}
 
-func (fs gatheringFS) OpenFilename(name *vfs.Filename, flags vfs.OpenFlag) (vfs.File, vfs.OpenFlag, error) {
+func (fs fileSystem) OpenFilename(name *vfs.Filename, flags vfs.OpenFlag) (vfs.File, vfs.OpenFlag, error) {
 	f, out, err := fs.VFSFilename.OpenFilename(name, flags)
-	if err == nil && flags&vfs.OPEN_WAL != 0 {
+	switch {
+	case err != nil:
+	case flags&vfs.OPEN_WAL != 0 && fs.gathers:
 		f = &walFile{File: f}
+	case flags&vfs.OPEN_MAIN_DB != 0:
+		f = &pageFile{File: f}
 	}
 	return f, out, err
 }

@@ -103,7 +103,7 @@ func (q *Queue) laneOf(d *callhook.Delivery) *lane {
 	if l == nil {
 		q.w.laneID++
 		l = &lane{name: d.Lane, id: q.w.laneID, LaneRef: callhook.LaneRef{Tenant: d.Tenant, Agent: d.Agent, Webhook: d.Webhook}}
-		q.lanes[l.name], q.byID[l.id] = l, l
+		q.know(l)
 	}
 	return l
 }
