@@ -382,8 +382,8 @@ func (s *agents) watch(ctx context.Context) (end func()) {
 func (s *agents) watchOnce(ctx context.Context, source watchable) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Error("callhook: the watch of the configs panicked", "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("panic: %v", p)
+			s.log.Error("callhook: the watch of the configs panicked", "panic", panicText(p), "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %s", panicText(p))
 		}
 	}()
 	return source.Watch(ctx, func(ref ConfigRef) { s.changed(ctx, ref.production()) })

@@ -23,7 +23,7 @@ type lookupKey struct {
 // cached is a reply that is kept.
 type cached struct {
 	key     lookupKey
-	numbers [2]string // of the call that asked
+	numbers []string // of the call that asked
 	answer  reading
 	status  int
 	at      time.Time
@@ -43,7 +43,8 @@ type cache struct {
 	entries map[lookupKey]*list.Element
 	order   list.List // the last used first
 	bytes   int
-	epoch   int // how often somebody was forgotten
+	shares  map[string]int // bytes of each tenant
+	epoch   int            // how often somebody was forgotten
 	timer   *time.Timer
 	closed  bool
 }
@@ -87,8 +88,9 @@ func (c *cache) put(kept *cached, epoch int) {
 	}
 	c.entries[kept.key] = c.order.PushFront(kept)
 	c.bytes += kept.bytes()
+	c.share(kept, kept.bytes())
 	for len(c.entries) > maxCached || c.bytes > maxCachedBytes {
-		c.remove(c.order.Back())
+		c.remove(c.least())
 	}
 	if c.timer == nil {
 		c.timer = time.AfterFunc(sweepEvery, c.sweep)
@@ -99,6 +101,34 @@ func (c *cache) remove(e *list.Element) {
 	kept := c.order.Remove(e).(*cached)
 	delete(c.entries, kept.key)
 	c.bytes -= kept.bytes()
+	c.share(kept, -kept.bytes())
+}
+
+// share counts what a tenant has.
+func (c *cache) share(kept *cached, n int) {
+	if c.shares == nil {
+		c.shares = map[string]int{}
+	}
+	tenant := kept.key.webhook.ref.Tenant
+	if c.shares[tenant] += n; c.shares[tenant] == 0 {
+		delete(c.shares, tenant)
+	}
+}
+
+// least returns what goes when there is no room: of the tenant that has most, what was
+// used longest ago. So one tenant's callers do not push out another's.
+func (c *cache) least() *list.Element {
+	most, whose := 0, ""
+	for tenant, n := range c.shares {
+		if n > most {
+			most, whose = n, tenant
+		}
+	}
+	e := c.order.Back()
+	for e.Prev() != nil && e.Value.(*cached).key.webhook.ref.Tenant != whose {
+		e = e.Prev()
+	}
+	return e
 }
 
 // sweep drops what is too old to be of use: it is somebody's data.
@@ -123,7 +153,7 @@ func (c *cache) forget(tenant, number string) (n int) {
 	defer c.mu.Unlock()
 	c.epoch++
 	for _, e := range c.entries {
-		if kept := e.Value.(*cached); kept.key.webhook.ref.Tenant == tenant && slices.Contains(kept.numbers[:], number) {
+		if kept := e.Value.(*cached); kept.key.webhook.ref.Tenant == tenant && slices.Contains(kept.numbers, number) {
 			c.remove(e)
 			n++
 		}
@@ -137,6 +167,6 @@ func (c *cache) close() {
 	if c.closed = true; c.timer != nil {
 		c.timer.Stop()
 	}
-	c.entries, c.bytes = nil, 0
+	c.entries, c.bytes, c.shares = nil, 0, nil
 	c.order.Init()
 }

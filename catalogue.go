@@ -320,6 +320,9 @@ type rendering struct {
 	zone     *time.Location // of the config
 	location *time.Location // of the call, once it was needed
 	truncate bool           // the transcript is left out, since the body was too large with it
+	spent    int            // bytes that were made
+	most     int            // that may be; zero for no bound but the template's
+	shared   *int           // bytes that all webhooks of the event may make together; nil for no bound
 	below    map[int][]byte // JSON of fields of which parts were asked for, by index in callFields
 }
 
@@ -338,6 +341,29 @@ func (r *rendering) Location() *time.Location {
 	}
 	return r.location
 }
+
+// Spend implements template.Source.
+func (r *rendering) Spend(n int) error {
+	if r.spent += n; r.most > 0 && r.spent > r.most {
+		return template.ErrTooLarge
+	}
+	if r.shared != nil {
+		if *r.shared -= n; *r.shared < 0 {
+			return template.ErrTooLarge
+		}
+	}
+	return nil
+}
+
+// bound lets r make n bytes more.
+func (r *rendering) bound(n int) { r.spent, r.most = 0, n }
+
+// Bounds of what is made when an event is rendered, in between too.
+const (
+	maxEventWork  = 128 << 20 // for all webhooks of an event
+	maxWordsWork  = 1 << 20   // for the placeholders in a webhook's URL and headers
+	maxLookupWork = 2 << 20   // for all of a lookup: its caller waits
+)
 
 // text is a lookup: it gives the text of a placeholder in a URL or header.
 func (r *rendering) text(e *template.Expr) (string, error) {

@@ -26,6 +26,7 @@ type agent struct {
 	preCall   *preCall
 	status    []*webhook
 	postCall  []*webhook
+	given     []string               // secret variables that status and post-call webhooks refer to
 	refused   atomic.Pointer[Config] // a later one that could not be used
 }
 
@@ -107,6 +108,7 @@ const (
 	maxSecrets      = 50   // that a webhook refers to
 	maxKeys         = 10
 	maxStatuses     = 100
+	maxIDBytes      = 500 // of the agent's and the tenant's
 )
 
 // most reports whether a list is not too long.
@@ -144,8 +146,14 @@ func (c *compiler) limited(scope template.Scope) template.Scope {
 
 func (c *compiler) agent(cfg *Config) *agent {
 	a := &agent{config: cfg, zone: time.UTC}
-	if cfg.AgentID == "" {
+	switch {
+	case cfg.AgentID == "":
 		c.fault("agent_id", "it is missing: write the agent's id, as the calls have it")
+	case len(cfg.AgentID) > maxIDBytes:
+		c.fault("agent_id", "it has %d bytes; at most %d are possible", len(cfg.AgentID), maxIDBytes)
+	}
+	if len(cfg.TenantID) > maxIDBytes {
+		c.fault("tenant_id", "it has %d bytes; at most %d are possible", len(cfg.TenantID), maxIDBytes)
 	}
 	if cfg.Revision < 0 {
 		c.fault("revision", "it must not be negative")
@@ -153,7 +161,7 @@ func (c *compiler) agent(cfg *Config) *agent {
 	if cfg.Timezone != "" {
 		loc, err := loadLocation(cfg.Timezone)
 		if err != nil {
-			c.fault("timezone", `%q is not a known time zone: write an IANA name, like "Europe/London"`, cfg.Timezone)
+			c.fault("timezone", `%.80q is not a known time zone: write an IANA name, like "Europe/London"`, cfg.Timezone)
 		} else {
 			a.zone = loc
 		}
@@ -190,6 +198,13 @@ func (c *compiler) agent(cfg *Config) *agent {
 			c.fault(at+".on", `%q is not possible: "ended" fires when the call ends, "analyzed" when its summary is ready`, w.On)
 		}
 		a.postCall = append(a.postCall, out)
+	}
+	for _, w := range slices.Concat(a.status, a.postCall) {
+		for _, name := range w.given {
+			if !slices.Contains(a.given, name) {
+				a.given = append(a.given, name)
+			}
+		}
 	}
 	return a
 }
@@ -351,6 +366,9 @@ func (c *compiler) variableDefault(v Variable, at string) any {
 	if reason != "" {
 		like := map[string]string{"string": `a text, like "Ada"`, "number": "a number, like 42", "boolean": "true or false",
 			"date": `a date, like "2026-03-05" or "2026-03-05T09:00:00Z"`, "object": "an object in { }", "array": "a list in [ ]"}
+		if v.Secret {
+			raw = []byte("it")
+		}
 		c.fault(at, "%.80s is not %s", raw, like[v.Type])
 	}
 	return value

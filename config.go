@@ -271,9 +271,9 @@ func (r ConfigRef) production() ConfigRef { return ConfigRef{Tenant: r.Tenant, A
 
 // String is "agent NAME", with the tenant before it.
 func (r ConfigRef) String() string {
-	s := "agent " + r.Agent
+	s := fmt.Sprintf("agent %.100s", r.Agent)
 	if r.Tenant != "" {
-		s = "tenant " + r.Tenant + " " + s
+		s = fmt.Sprintf("tenant %.100s %s", r.Tenant, s)
 	}
 	return s
 }

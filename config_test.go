@@ -404,7 +404,7 @@ func TestPreviewURL(t *testing.T) {
 		"a port":                {url: "https://h.example:8443/{{call.from}}", from: "1", want: "https://h.example:8443/1"},
 		"IPv6":                  {url: "https://[2606:4700::1111]:8443/{{call.from}}", from: "1", want: "https://[2606:4700::1111]:8443/1"},
 		"IPv6 with a zone":      {url: "https://[fe80::1%25eth0]/{{call.from}}", from: "1", want: "https://[fe80::1%25eth0]/1"},
-		"another script":        {url: "https://bücher.example/{{call.from}}", from: "1", want: "https://b%C3%BCcher.example/1"},
+		"another script":        {url: "https://xn--bcher-kva.example/ü/{{call.from}}", from: "1", want: "https://xn--bcher-kva.example/%C3%BC/1"},
 		"braces in a filter":    {url: "https://h.example/{{ call.from | default: '}}?a=b' }}", want: "https://h.example/%7D%7D%3Fa=b"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,18 +8,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/callhook-go/callhook/internal/egress"
-	"github.com/callhook-go/callhook/internal/jsonappend"
 	"github.com/callhook-go/callhook/internal/template"
 )
 
@@ -150,9 +147,12 @@ func hashed(parts ...string) (sum [sha256.Size]byte) {
 
 var idEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// delivery builds what is sent to w for an event.
-func (h *Hooks) delivery(a *agent, w *webhook, call *Call) *Delivery {
-	return h.newDelivery(w, call, a.rendering(call, w))
+// delivery builds what is sent to w for an event, for all of whose webhooks there is
+// this much work.
+func (h *Hooks) delivery(a *agent, w *webhook, call *Call, work *int) *Delivery {
+	r := a.rendering(call, w)
+	r.shared = work
+	return h.newDelivery(w, call, r)
 }
 
 func (h *Hooks) newDelivery(w *webhook, call *Call, r *rendering) *Delivery {
@@ -194,12 +194,13 @@ func (a *agent) render(call *Call, webhook string, e EventType, at time.Time, ke
 func (d *Delivery) build(w *webhook, r *rendering, limit int) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // MarshalJSON of a type of the host's
-			err = fmt.Errorf("callhook: the payload cannot be built: panic: %v", p)
+			err = fmt.Errorf("callhook: the payload cannot be built: panic: %s", panicText(p))
 		}
 	}()
 	if d.Body, err = w.body.build(r, limit); err != nil {
 		return err
 	}
+	r.bound(maxWordsWork)
 	err = w.placeholders(func(e *template.Expr) error {
 		if d.Values == nil {
 			d.Values = map[string]string{}
@@ -208,6 +209,9 @@ func (d *Delivery) build(w *webhook, r *rendering, limit int) (err error) {
 		d.Values[e.Text], err = r.text(e)
 		return err
 	})
+	if errors.Is(err, template.ErrTooLarge) {
+		err = fmt.Errorf("%w: in the URL and the headers: %w", ErrTooLarge, err)
+	}
 	if err == nil && w.url.dynamic { // no later attempt would mend a URL that cannot be built
 		_, err = w.url.render(d.text, w.masked())
 	}
@@ -227,7 +231,7 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 	entered := false
 	defer func() {
 		if p := recover(); p != nil { // a hook of the host's: the runtime's calls go on
-			h.log.Error("callhook: delivery panicked", "id", d.ID, "panic", p, "stack", string(debug.Stack()))
+			h.log.Error("callhook: delivery panicked", "id", d.ID, "panic", panicText(p), "stack", string(debug.Stack()))
 			d.Attempts++
 			v = RetryAt(time.Now().Add(time.Minute))
 		}
@@ -437,28 +441,7 @@ func excerpt(reply []byte, hidden func() []string) string {
 	if len(reply) == 0 {
 		return ""
 	}
-	s := string(reply[:min(len(reply), 4*maxExcerptBytes)])
-	var hide []string
-	for _, v := range hidden() {
-		// All spellings, and what may be left of one at the end, begin like v where
-		// that is four letters or digits; so most replies are soon seen to have none.
-		if len(v) < 4 || !isPlain(v[:4]) || strings.Contains(s, v[:4]) {
-			hide = append(hide, spellings(v)...)
-		}
-	}
-	// The longest first: one may stand in another.
-	slices.SortFunc(hide, func(a, b string) int { return len(b) - len(a) })
-	for _, v := range hide { // the reply may break off within one
-		for n := min(len(v)-1, len(s)); n >= 4; n-- {
-			if strings.HasSuffix(s, v[:n]) {
-				s = s[:len(s)-n] + "***"
-				break
-			}
-		}
-	}
-	for _, v := range hide {
-		s = strings.ReplaceAll(s, v, "***")
-	}
+	s := hide(string(reply[:min(len(reply), 4*maxExcerptBytes)]), hidden())
 	s = strings.ToValidUTF8(s, "\ufffd")
 	if len(s) > maxExcerptBytes {
 		s = strings.ToValidUTF8(s[:maxExcerptBytes], "")
@@ -470,30 +453,6 @@ func isPlain(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9')
 	})
-}
-
-// spellings returns how a text may stand in a reply: as it is, in JSON, with /
-// escaped as PHP does, in a URL and in HTML.
-func spellings(v string) []string {
-	if v == "" {
-		return nil
-	}
-	out := []string{v}
-	add := func(s string) {
-		if !slices.Contains(out, s) {
-			out = append(out, s)
-		}
-	}
-	escaped, _ := json.Marshal(v) // with <, > and & escaped too
-	for _, quoted := range [][]byte{jsonappend.String(nil, v), escaped} {
-		s := string(quoted[1 : len(quoted)-1])
-		add(s)
-		add(strings.ReplaceAll(s, "/", `\/`))
-	}
-	add(url.QueryEscape(v))
-	add(url.PathEscape(v))
-	add(html.EscapeString(v))
-	return out
 }
 
 // clockSkew returns how far the receiver's clock is ahead, zero when within a minute.

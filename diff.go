@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -99,8 +100,10 @@ func hidden(v gjson.Result) string {
 
 func (d *differ) object(path string, a, b gjson.Result) {
 	var keys []string
+	seen := map[string]bool{}
 	key := func(k, _ gjson.Result) bool {
-		if !slices.Contains(keys, k.Str) {
+		if !seen[k.Str] {
+			seen[k.Str] = true
 			keys = append(keys, k.Str)
 		}
 		return true
@@ -142,13 +145,15 @@ func (d *differ) named(path string, a, b []gjson.Result) {
 	}
 	was, is := names(a), names(b)
 	matched := make([]bool, len(a))
+	called := map[string][]int{} // where in a
+	for i, n := range was {
+		called[n] = append(called[n], i)
+	}
 	for j, v := range b {
 		var old gjson.Result
-		for i := range a {
-			if was[i] == is[j] && !matched[i] {
-				old, matched[i] = a[i], true
-				break
-			}
+		if same := called[is[j]]; len(same) > 0 {
+			old, matched[same[0]] = a[same[0]], true
+			called[is[j]] = same[1:]
 		}
 		d.name, d.secret = is[j], v.Get("secret").Bool() || old.Get("secret").Bool()
 		d.compare(fmt.Sprintf("%s[%d]", path, j), old, v)
@@ -204,6 +209,10 @@ func masked(path string, v gjson.Result) string {
 		if literal(v.Str) {
 			return hidden(v)
 		}
+	case !written.MatchString(path) && strings.Contains(path, ".tls."):
+		if literal(v.Str) {
+			return hidden(v)
+		}
 	case !written.MatchString(path) && key == "url":
 		if u := maskedURL(v.Str); u != v.Str {
 			return string(jsonappend.String(nil, u))
@@ -228,13 +237,19 @@ func literal(text string) bool {
 	return len(strings.TrimSpace(rest)) >= 4
 }
 
-var userInfo = regexp.MustCompile(`//[^/?#]*@`)
+var (
+	userInfo    = regexp.MustCompile(`(^|//)[^/?#]*@`)
+	anyUserInfo = regexp.MustCompile(`(^|//)[^?#]*@`)
+)
 
 // maskedURL masks the secrets in a URL: its user-info, and what stands in its query
 // under a secret's name.
 func maskedURL(text string) string {
 	base, query, found := strings.Cut(text, "?")
-	base = userInfo.ReplaceAllString(base, "//"+mask+"@")
+	base = userInfo.ReplaceAllString(base, "${1}"+mask+"@")
+	if _, err := url.Parse(base); err != nil { // a password may have a slash in it
+		base = anyUserInfo.ReplaceAllString(base, "${1}"+mask+"@")
+	}
 	if !found {
 		return base
 	}

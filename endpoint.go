@@ -38,6 +38,18 @@ type header struct {
 	parts []template.Part
 }
 
+// givenBy returns the call's own secrets that the endpoint refers to.
+func (e *endpoint) givenBy(call *Call) map[string]string {
+	if len(e.given) == 0 || len(call.Secrets) == 0 {
+		return nil
+	}
+	values := make(map[string]string, len(e.given))
+	for _, name := range e.given {
+		values[name] = givenText(call.Secrets[name])
+	}
+	return values
+}
+
 // placeholders returns the expressions in URL and headers.
 func (e *endpoint) placeholders(f func(*template.Expr) error) error {
 	for _, p := range e.url.parts {
@@ -88,7 +100,7 @@ func (c *compiler) endpoint(e *Endpoint, t Type, at string, query map[string]str
 	c.url(out, e.URL, query, at, scope)
 	if c.most(len(e.Headers), maxHeaders, at+".headers") {
 		for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
-			c.header(out, name, e.Headers[name], at+".headers."+name, scope)
+			c.header(out, name, e.Headers[name], at+".headers."+headerShown(name), scope)
 		}
 	}
 	if c.most(len(e.Secrets), maxKeys, at+".secrets") {
@@ -170,19 +182,36 @@ var reservedHeaders = map[string]bool{
 	canonicalID: true, canonicalTimestamp: true, canonicalSignature: true, canonicalTest: true,
 }
 
-// reserved reports whether a header is: many servers take _ in a name for -.
-func reserved(name string) bool {
-	return reservedHeaders[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))]
+// reserved reports whether a header is: many servers take _ in a name for -, and some
+// whatever is no letter or digit.
+func reserved(name string) bool { return reservedHeaders[plainHeader(name)] }
+
+// headerShown is a header's name as messages show it: where somebody has pasted a whole
+// line, the value is left out.
+func headerShown(name string) string {
+	if before, _, ok := strings.Cut(name, ":"); ok && before != "" {
+		return before + ":…"
+	}
+	return name
+}
+
+func plainHeader(name string) string {
+	return http.CanonicalHeaderKey(strings.Map(func(r rune) rune {
+		if isPlain(string(r)) {
+			return r
+		}
+		return '-'
+	}, name))
 }
 
 func (c *compiler) header(out *endpoint, name, value, at string, scope template.Scope) {
 	canonical := http.CanonicalHeaderKey(name)
 	switch {
 	case !isToken(name):
-		c.fault(at, "%q cannot be the name of a header: use letters, digits and -", name)
+		c.fault(at, "%q cannot be the name of a header: use letters, digits and -", headerShown(name))
 		return
 	case reserved(name):
-		c.fault(at, "the header %s is reserved: it is set by callhook or by the connection; remove it", http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")))
+		c.fault(at, "the header %s is reserved: it is set by callhook or by the connection; remove it", plainHeader(name))
 		return
 	case slices.ContainsFunc(out.headers, func(h header) bool { return h.name == canonical }):
 		c.fault(at, "the header %s stands twice, in another spelling: keep one", canonical)

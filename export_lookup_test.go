@@ -12,7 +12,7 @@ func LookupSizes(h *Hooks) map[string]int {
 	defer ls.mu.Unlock()
 	ls.cache.mu.Lock()
 	defer ls.cache.mu.Unlock()
-	return map[string]int{"replies": len(ls.cache.entries), "bytes": ls.cache.bytes, "flights": len(ls.flights), "lanes": len(ls.lanes), "late": ls.late}
+	return map[string]int{"replies": len(ls.cache.entries), "bytes": ls.cache.bytes, "flights": len(ls.flights), "lanes": len(ls.lanes), "late": ls.late.sum}
 }
 
 // KeepReplies keeps n replies about nobody, each of so many bytes.

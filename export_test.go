@@ -80,7 +80,7 @@ func LaneCount(h *Hooks) int {
 func GivenSecrets(h *Hooks) int {
 	h.given.mu.Lock()
 	defer h.given.mu.Unlock()
-	return len(h.given.calls)
+	return h.given.n
 }
 
 // JudgedAnswer is what an answer to a delivery means.
@@ -96,4 +96,9 @@ func JudgeAnswer(s *Success, status int, header http.Header, reply []byte, secre
 	m := judge(&webhook{endpoint: new(endpoint), success: s}, status, header, reply, now)
 	p := &prepared{Request: &http.Request{Header: http.Header{"Authorization": {"Bearer " + secret}}}}
 	return JudgedAnswer{m.retryAfter, m.text(status), excerpt(reply, p.hidden), clockSkew(header, now)}
+}
+
+// KnowsSecrets reports whether the secrets of a call are remembered.
+func KnowsSecrets(h *Hooks, tenant, agent, call string) bool {
+	return h.given.get(&Delivery{Tenant: tenant, Agent: agent, Call: call}) != nil
 }

@@ -137,6 +137,7 @@ func New(o Options) (*Hooks, error) {
 
 		keepCalls: o.KeepCalls, numberKey: slices.Clone(o.NumberKey), normalize: o.NormalizeNumber,
 	}
+	h.lookups.late.most = maxLate * 3 / 4
 	h.lookups.h, h.lookups.flights, h.lookups.lanes = h, map[lookupKey]*flight{}, map[*preCall]*lookupLane{}
 	h.lookups.stop, h.lookups.end = context.WithCancel(context.Background())
 	if h.queue == nil {
@@ -266,10 +267,10 @@ func (h *Hooks) CallStatus(ctx context.Context, call *Call) error {
 	case call.Sequence <= 0 && call.StatusAt.IsZero():
 		return fmt.Errorf("%w: call.sequence and call.status_at are empty: CallStatus needs one of them to tell this change from another to the same status", ErrInvalidCall)
 	}
-	return h.raise(ctx, call, func(a *agent, call *Call) (ds []*Delivery) {
+	return h.raise(ctx, call, func(a *agent, call *Call, work *int) (ds []*Delivery) {
 		for _, w := range a.status {
 			if len(w.statuses) == 0 || slices.Contains(w.statuses, call.Status) {
-				ds = append(ds, h.delivery(a, w, call))
+				ds = append(ds, h.delivery(a, w, call, work))
 			}
 		}
 		return ds
@@ -290,10 +291,10 @@ func (h *Hooks) PostCall(ctx context.Context, call *Call) error {
 	if call.EndedAt.IsZero() {
 		return fmt.Errorf("%w: call.ended_at is empty: set it before PostCall", ErrInvalidCall)
 	}
-	return h.raise(ctx, call, func(a *agent, call *Call) (ds []*Delivery) {
+	return h.raise(ctx, call, func(a *agent, call *Call, work *int) (ds []*Delivery) {
 		for _, w := range a.postCall {
 			if w.on == OnEnded || !call.AnalyzedAt.IsZero() {
-				ds = append(ds, h.delivery(a, w, call))
+				ds = append(ds, h.delivery(a, w, call, work))
 			}
 		}
 		return ds
@@ -301,7 +302,7 @@ func (h *Hooks) PostCall(ctx context.Context, call *Call) error {
 }
 
 // raise builds an event's deliveries and stores them together.
-func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call) []*Delivery) error {
+func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call, *int) []*Delivery) error {
 	if h.closed.Load() {
 		return ErrClosed
 	}
@@ -316,7 +317,8 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call)
 	if err != nil {
 		return err
 	}
-	ds := build(a, call)
+	work := maxEventWork
+	ds := build(a, call, &work)
 	if len(ds) == 0 {
 		h.stats.skip(ReasonNoWebhook)
 		return nil
@@ -325,7 +327,9 @@ func (h *Hooks) raise(ctx context.Context, call *Call, build func(*agent, *Call)
 		return ErrNotOrdered
 	}
 	h.keep(a, call, ds)
-	h.given.put(call)
+	if len(call.Secrets) > 0 {
+		h.given.put(call, a.given) // before a delivery may be attempted
+	}
 	return h.store(ctx, call.ID, ds)
 }
 

@@ -172,8 +172,8 @@ func TestKeyRotation(t *testing.T) {
 		set := func(name, key string) { mu.Lock(); defer mu.Unlock(); secrets[name] = key }
 		x := callhooktest.NewEndpoint(t, callhooktest.Reply(500, ""))
 		c := parse(t, `{"tenant_id":"acme","agent_id":"reception","pre_call":{"url":"https://x.test/","secrets":["${OLD}","${NEW}"]},
-			"call_status":[{"name":"status","url":"https://x.test/","secrets":["${OLD}","${NEW}"]}],
-			"post_call":[{"name":"log","url":"https://x.test/","secrets":["${OLD}","${NEW}"]}]}`)
+			"call_status":[{"name":"status","url":"https://x.test/","secrets":["${OLD}","${NEW}"],"retry":{"initial":"20s","multiplier":1}}],
+			"post_call":[{"name":"log","url":"https://x.test/","secrets":["${OLD}","${NEW}"],"retry":{"initial":"20s","multiplier":1}}]}`)
 		h := callhooktest.NewHooks(t, callhook.Options{Configs: callhook.Static(c), Secrets: func(ctx context.Context, ref callhook.SecretRef) (string, error) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -102,7 +102,7 @@ func (ls *lanes) end() {
 	}
 	ls.stop, ls.all, ls.wakes, ls.timer = nil, nil, nil, nil
 	ls.inFlight, ls.coming, ls.unproven, ls.turns = 0, 0, 0, [2]turns{}
-	ls.shares.now = nil
+	ls.shares.now, ls.shares.sum = nil, 0
 	ls.asks, ls.asking = fifo[*lane]{}, false
 	ls.mu.Unlock()
 	ls.busy.Wait()

@@ -28,6 +28,9 @@ func (c *Config) Lint() []Fault {
 	}
 	k := &compiler{config: *c}
 	l := &linter{config: c, agent: k.agent(c)}
+	if max(len(c.CallStatus), len(c.PostCall)) > 10*maxWebhooks || len(c.Variables) > 10*maxDeclared {
+		return nil // which Validate says
+	}
 	l.variables()
 	if c.PreCall != nil {
 		l.preCall(c.PreCall, l.agent.preCall)
@@ -253,9 +256,9 @@ func (l *linter) endpoint(e *Endpoint, at string) {
 		l.warn(at+".url", "an n8n test URL answers only while its editor listens: use the production URL (/webhook/)")
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
-		l.example(e.Headers[name], at+".headers."+name)
+		l.example(e.Headers[name], at+".headers."+headerShown(name))
 		if v := e.Headers[name]; secretive(name) && v != "" && !strings.Contains(v, "${") && !strings.Contains(v, "{{") {
-			l.warn(at+".headers."+name, "a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}")
+			l.warn(at+".headers."+headerShown(name), "a secret seems to be written here, where everybody who sees the config can read it: refer to it as ${NAME}")
 		}
 	}
 	for i, s := range e.Secrets {
@@ -263,7 +266,7 @@ func (l *linter) endpoint(e *Endpoint, at string) {
 			l.warn(fmt.Sprintf("%s.secrets[%d]", at, i), "a key is written here, where everybody who sees the config can read it: refer to it as ${NAME}")
 		}
 	}
-	if !l.proven(e, at) {
+	if !l.proven(e, at) && (e.TLS == nil || e.TLS.Certificate == "") {
 		l.warn(at+".secrets", `requests are not signed and carry no key, so the receiver cannot tell them from forged ones: sign them with "secrets": ["${NAME}"], or send the key that the receiver wants in a header`)
 	}
 }

@@ -24,9 +24,9 @@ type question struct {
 	body    []byte
 	values  map[string]string // of placeholders in the URL and headers
 	key     string            // of those that get the same reply; empty where none may share it
-	numbers [2]string         // the call's, to be forgotten by
+	numbers []string          // the call's, to be forgotten by
 	call    string            // its id
-	secrets Variables         // and its own
+	secrets map[string]string // and its own, of which the webhook speaks
 }
 
 func (q *question) text(e *template.Expr) (string, error) { return q.values[e.Text], nil }
@@ -34,7 +34,8 @@ func (q *question) text(e *template.Expr) (string, error) { return q.values[e.Te
 // question builds what is asked about the call.
 func (p *preCall) question(a *agent, call *Call) (*question, error) {
 	r := a.render(call, p.ref.Webhook, EventInbound, call.StartedAt, "inbound")
-	q := &question{webhook: p, id: r.event.ID, numbers: [2]string{bare(call.From), bare(call.To)}, call: call.ID, secrets: maps.Clone(call.Secrets)}
+	r.bound(maxLookupWork)
+	q := &question{webhook: p, id: r.event.ID, numbers: call.numbers(), call: call.ID, secrets: p.givenBy(call)}
 	var err error
 	if q.body, err = p.body(r); err != nil {
 		return nil, err
@@ -80,7 +81,7 @@ type lookups struct {
 	flights map[lookupKey]*flight
 	lanes   map[*preCall]*lookupLane
 	swept   time.Time // when lanes were forgotten last
-	late    int       // callers that wait for a late answer
+	late    shares    // callers that wait for a late answer
 	shares  shares    // requests under way of each tenant
 }
 
@@ -92,7 +93,7 @@ type lookupLane struct {
 }
 
 const (
-	maxLate     = 256 // callers that wait for late answers at once
+	maxLate     = 256 // callers that wait for late answers at once; of one tenant three quarters
 	maxHedges   = 10  // saved up
 	hedgeShare  = 0.1 // of lookups, unless told
 	maxLateTime = time.Minute
@@ -216,8 +217,8 @@ func (ls *lookups) leave(f *flight, overdue bool, then func(*flight)) (awaited b
 	if overdue { // the next caller need not wait until it has landed to know
 		news = f.judge(broken, time.Now())
 	}
-	if then != nil && ls.late < maxLate && ls.stop.Err() == nil {
-		ls.late++
+	if then != nil && ls.late.sum < maxLate && !ls.late.full(f.asked.webhook.ref.Tenant) && ls.stop.Err() == nil {
+		ls.late.add(f.asked.webhook.ref.Tenant, 1)
 		f.late = append(f.late, then)
 		return true
 	}
@@ -263,7 +264,7 @@ func (ls *lookups) land(f *flight, r found) {
 	ls.shares.add(f.asked.webhook.ref.Tenant, -1)
 	ls.forgetFlight(f)
 	late := f.late
-	ls.late -= len(late)
+	ls.late.add(f.asked.webhook.ref.Tenant, -len(late))
 	if p := f.asked.webhook; r.err == nil && f.asked.key != "" && p.cache+p.staleFor > 0 {
 		ls.cache.put(&cached{lookupKey{p, f.asked.key}, f.asked.numbers, r.answer, r.status, now}, f.epoch)
 	}

@@ -86,23 +86,29 @@ func bare(number string) string {
 	}, number)
 }
 
+// numbers returns the call's phone numbers, each once, as bare writes them.
+func (c *Call) numbers() (out []string) {
+	add := func(number string) {
+		if n := bare(number); n != "" && !slices.Contains(out, n) {
+			out = append(out, n)
+		}
+	}
+	add(c.From)
+	add(c.To)
+	add(c.ForwardedFrom)
+	for i := range c.Transfers {
+		add(c.Transfers[i].To)
+	}
+	return out
+}
+
 // numbers returns the hashes of the call's phone numbers.
 func (h *Hooks) numbers(call *Call) (out []string) {
 	if len(h.numberKey) == 0 {
 		return nil
 	}
-	seen := map[string]bool{"": true}
-	add := func(number string) {
-		if hash := h.NumberHash(call.TenantID, number); !seen[hash] {
-			seen[hash] = true
-			out = append(out, hash)
-		}
-	}
-	add(call.From)
-	add(call.To)
-	add(call.ForwardedFrom)
-	for i := range call.Transfers {
-		add(call.Transfers[i].To)
+	for _, n := range call.numbers() {
+		out = append(out, h.NumberHash(call.TenantID, n))
 	}
 	return out
 }

@@ -378,7 +378,7 @@ func TestPreCall(t *testing.T) {
 			result{callhook.OutcomeFailed, 0, 0, 0, nil}, is(errBroken)},
 		{"failed: the config source panics", lookup{options: func(o *callhook.Options) { o.Configs = broken{panics: true} },
 			call: call(func(c *callhook.Call) { c.Variables = callhook.Variables{"customer_name": "Bob"} })},
-			result{callhook.OutcomeFailed, 0, 0, 0, "Bob"}, says("callhook: panic: broken")},
+			result{callhook.OutcomeFailed, 0, 0, 0, "Bob"}, says("callhook: panic: a string")},
 		{"failed: no id", lookup{call: call(func(c *callhook.Call) { c.ID = "" })}, result{callhook.OutcomeFailed, 0, 0, 0, nil}, is(callhook.ErrInvalidCall)},
 		{"failed: no agent", lookup{call: call(func(c *callhook.Call) { c.AgentID = "" })}, result{callhook.OutcomeFailed, 0, 0, 0, nil}, is(callhook.ErrInvalidCall)},
 		{"no variables in the call", lookup{answer: ada, call: call(func(c *callhook.Call) { c.Variables = nil })}, result{callhook.OutcomeApplied, 200, 1, 0, "Ada"}, isNil},
@@ -390,7 +390,7 @@ func TestPreCall(t *testing.T) {
 		}}, result{callhook.OutcomeFailed, 0, 0, 0, "there"}, is(callhook.ErrBadKey)},
 		{"failed: a panic in Secrets", lookup{preCall: `"secrets": ["${KEY}"]`, answer: ada, options: func(o *callhook.Options) {
 			o.Secrets = func(context.Context, callhook.SecretRef) (string, error) { panic("boom") }
-		}}, result{callhook.OutcomeFailed, 0, 0, 0, "there"}, says("callhook: panic: boom")},
+		}}, result{callhook.OutcomeFailed, 0, 0, 0, "there"}, says("callhook: panic: a string")},
 		{"a panic in Trace", lookup{answer: ada, options: func(o *callhook.Options) {
 			o.Trace = &callhook.Trace{
 				PreCallStart: func(context.Context, *callhook.Call) context.Context { panic("boom") },

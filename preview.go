@@ -93,7 +93,7 @@ func newTrial(c *Config, name string, call *Call) (*trial, error) {
 func (t *trial) build(limit int) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // MarshalJSON of a type of the host's
-			err = fmt.Errorf("callhook: the payload cannot be built: panic: %v", p)
+			err = fmt.Errorf("callhook: the payload cannot be built: panic: %s", panicText(p))
 		}
 	}()
 	if t.lookup != nil {
@@ -135,7 +135,7 @@ func (t *trial) preview() (*Preview, error) {
 	if len(t.signers) > 0 {
 		h.Set(HeaderSignature, mask)
 	}
-	shown := strings.ReplaceAll(u.String(), url.PathEscape(mask), mask)
+	shown := maskedURL(strings.ReplaceAll(u.String(), url.PathEscape(mask), mask))
 	return &Preview{Method: t.method, URL: shown, Header: h, Body: t.body, Notes: t.notes()}, nil
 }
 

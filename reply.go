@@ -359,7 +359,7 @@ func (r *reading) direct(d *dialect, doc gjson.Result, allowed []string) {
 
 // transferTarget leaves out what a dialler could take for more than an address: a
 // SIP URI's headers (?), and the list and variable syntax of dial strings.
-var transferTarget = regexp.MustCompile(`^(\+[1-9][0-9]{5,14}|sips?:[A-Za-z0-9._~!*'()%;:@&=+$/\[\]-]{1,255})$`)
+var transferTarget = regexp.MustCompile(`^(\+[1-9][0-9]{5,14}|sips?:[A-Za-z0-9._~!*'()%;:@=+/\[\]-]{1,255})$`)
 
 // set stores one directive; false means that its value makes no sense.
 func (d *Directives) set(name string, v gjson.Result) bool {

@@ -20,9 +20,9 @@ import (
 type outgoing struct {
 	id      string
 	body    []byte
-	values  lookup    // of placeholders in URL and headers
-	call    string    // its id
-	secrets Variables // and its own, as far as they are known
+	values  lookup            // of placeholders in URL and headers
+	call    string            // its id
+	secrets map[string]string // and its own, as far as they are known
 }
 
 // lookup gives the text of a placeholder.
@@ -111,15 +111,14 @@ var errNotGiven = errors.New("the call gave no value for it, or longer ago than 
 
 // resolve returns the values of all secrets that the endpoint refers to. call's own
 // are given, or asked for where they are not.
-func (e *endpoint) resolve(ctx context.Context, secrets SecretFunc, call string, given Variables) (map[string]string, error) {
+func (e *endpoint) resolve(ctx context.Context, secrets SecretFunc, call string, given map[string]string) (map[string]string, error) {
 	if len(e.refs)+len(e.given) == 0 {
 		return nil, nil
 	}
 	values := make(map[string]string, len(e.refs)+len(e.given))
 	for _, name := range e.given {
-		v, reason := coerce(given[name], "string")
-		text, _ := v.(string)
-		if reason != "" || text == "" || strings.ContainsFunc(text, isControl) {
+		text := given[name]
+		if text == "" {
 			if secrets == nil {
 				return nil, &secretError{name, fmt.Errorf("%w: %w", ErrNoSecret, errNotGiven)}
 			}

@@ -52,7 +52,7 @@ func SealKeys(current SealKey, older ...SealKey) SealKeyFunc {
 // Record and the replies in its Log. It does nothing to one that is not sealed. The error
 // is that of [Options].SealKey, or tells that it was changed since it was sealed.
 func (h *Hooks) Unseal(ctx context.Context, d *Delivery) error {
-	s, err := h.sealer(ctx, d.Tenant, d.Sealed, d.ID)
+	s, err := h.sealer(ctx, d)
 	if err != nil || s == nil {
 		return err
 	}
@@ -81,20 +81,22 @@ type sealer struct {
 
 var errSealBroken = errors.New("callhook: it cannot be unsealed: it was changed in the queue, or sealed with another key of the same name")
 
-// sealer returns the sealer of a delivery that was sealed with the key id, nil for none.
-func (h *Hooks) sealer(ctx context.Context, tenant, id, delivery string) (*sealer, error) {
-	if id == "" {
+// sealer returns the sealer of a delivery that was sealed, nil for one that was not.
+func (h *Hooks) sealer(ctx context.Context, d *Delivery) (*sealer, error) {
+	switch {
+	case d.Sealed == "":
 		return nil, nil
+	case h.sealKey == nil:
+		return nil, fmt.Errorf("%w: it is sealed with the key %q, and Options.SealKey is nil", ErrNoSecret, d.Sealed)
 	}
-	if h.sealKey == nil {
-		return nil, fmt.Errorf("%w: it is sealed with the key %q, and Options.SealKey is nil", ErrNoSecret, id)
-	}
-	return h.newSealer(ctx, tenant, id, delivery)
+	return h.newSealer(ctx, d.Sealed, d)
 }
 
-func (h *Hooks) newSealer(ctx context.Context, tenant, id, delivery string) (s *sealer, err error) {
+// newSealer returns the sealer of d with the key id, or with an empty id the one for new
+// deliveries.
+func (h *Hooks) newSealer(ctx context.Context, id string, d *Delivery) (s *sealer, err error) {
 	var k SealKey
-	if panicked := h.survive(func() { k, err = h.sealKey(ctx, tenant, id) }); panicked != nil {
+	if panicked := h.survive(func() { k, err = h.sealKey(ctx, d.Tenant, id) }); panicked != nil {
 		err = errors.New("it panicked")
 	}
 	switch {
@@ -109,7 +111,9 @@ func (h *Hooks) newSealer(ctx context.Context, tenant, id, delivery string) (s *
 	if err != nil {
 		return nil, fmt.Errorf("callhook: Options.SealKey: %w", err)
 	}
-	own, err := hkdf.Key(sha256.New, k.Key, nil, "callhook delivery "+delivery, 32)
+	// The key opens nothing that was moved to another webhook, or made another event of.
+	whose := hashed(d.ID, d.Tenant, d.Agent, d.Webhook, string(d.Type), string(d.Event), d.Call)
+	own, err := hkdf.Key(sha256.New, k.Key, nil, "callhook delivery 1 "+string(whose[:]), 32)
 	if err != nil {
 		return nil, fmt.Errorf("callhook: Options.SealKey: %w", err)
 	}
@@ -140,7 +144,7 @@ func (h *Hooks) seal(ctx context.Context, ds []*Delivery, most int) error {
 		if d.BuildError != "" && len(d.Record) == 0 {
 			continue // there is nothing to hide
 		}
-		s, err := h.newSealer(ctx, d.Tenant, "", d.ID)
+		s, err := h.newSealer(ctx, "", d)
 		if err != nil {
 			return err
 		}
@@ -213,9 +217,12 @@ func (s *sealer) text(plain string) string {
 }
 
 func (s *sealer) openText(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
 	encoded, ok := strings.CutPrefix(text, sealedPrefix)
 	if !ok {
-		return text, nil
+		return "", errSealBroken
 	}
 	raw, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
@@ -236,7 +243,7 @@ type letter struct {
 
 // letter opens d without changing it: it is the queue's.
 func (h *Hooks) letter(ctx context.Context, d *Delivery) (*letter, error) {
-	s, err := h.sealer(ctx, d.Tenant, d.Sealed, d.ID)
+	s, err := h.sealer(ctx, d)
 	if err != nil || s == nil {
 		return &letter{d, nil}, err
 	}

@@ -108,7 +108,7 @@ func (t *trial) mark(limit int) error {
 // send makes the request, on a connection of its own. The error of one that could
 // not be sent wraps errUnsent.
 func (h *Hooks) send(ctx context.Context, t *trial, a *Attempt) (resp *http.Response, hidden func() []string, err error) {
-	req, err := h.prepare(ctx, t.endpoint, outgoing{id: t.rendering.event.ID, body: t.body, values: t.rendering.text, call: t.call.ID, secrets: t.call.Secrets})
+	req, err := h.prepare(ctx, t.endpoint, outgoing{id: t.rendering.event.ID, body: t.body, values: t.rendering.text, call: t.call.ID, secrets: t.endpoint.givenBy(t.call)})
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", errUnsent, err)
 	}
@@ -214,8 +214,14 @@ func (h *Hooks) tryLookup(ctx context.Context, t *trial, r *TestResult) {
 	r.At = time.Now()
 	res := &PreCallResult{Revision: t.agent.config.Revision, Outcome: OutcomeFailed, Late: closed}
 	var answer reading
+	var repeated []string // secrets that the reply repeats
 	defer func() {
 		t.agent.merge(t.call.Variables, answer, res)
+		for name, v := range res.Variables {
+			if raw, err := json.Marshal(v); len(repeated) > 0 && err == nil && hide(string(raw), repeated) != string(raw) {
+				res.Variables[name] = mask
+			}
+		}
 		r.Elapsed = time.Since(r.At)
 		res.Elapsed, res.Timing, res.Status, r.PreCall = r.Elapsed, r.Timing, r.Status, res
 		r.OK, r.Meaning = t.verdict(res, r)
@@ -269,8 +275,9 @@ func (h *Hooks) tryLookup(ctx context.Context, t *trial, r *TestResult) {
 	default:
 		answer, res.Outcome = found, OutcomeEmpty // unless variables come out of it
 	}
-	if strings.Contains(r.Reply, mask) {
-		answer.raw = json.RawMessage(`"` + mask + `"`) // it repeats a secret
+	if secrets := hidden(); hide(string(reply), secrets) != string(reply) { // it repeats one
+		answer.raw = json.RawMessage(`"` + mask + `"`)
+		repeated = secrets
 	}
 }
 

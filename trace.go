@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -156,8 +157,17 @@ func (h *Hooks) survive(f func()) (err error) {
 
 // panicked returns the error of a panic that was recovered.
 func (h *Hooks) panicked(p any) error {
-	h.log.Error("callhook: a function of the host's panicked", "panic", p, "stack", string(debug.Stack()))
-	return fmt.Errorf("callhook: panic: %v", p)
+	h.log.Error("callhook: a function of the host's panicked", "panic", panicText(p), "stack", string(debug.Stack()))
+	return fmt.Errorf("callhook: panic: %s", panicText(p))
+}
+
+// panicText is what of a panic may be logged: what the runtime says, and of a value of
+// the host's, in which there may be anything, only its type.
+func panicText(p any) string {
+	if err, ok := p.(runtime.Error); ok {
+		return err.Error()
+	}
+	return fmt.Sprintf("a %T", p)
 }
 
 // laneChanged tells that a lane went down or came up.

@@ -292,6 +292,7 @@ func (t *turns) pop(s *shares) *lane {
 type shares struct {
 	most int // that a tenant may have; zero for no bound
 	now  map[string]int
+	sum  int
 }
 
 func (s *shares) full(tenant string) bool { return s.room(tenant) == 0 }
@@ -310,6 +311,7 @@ func (s *shares) add(tenant string, n int) {
 	case s.now == nil:
 		s.now = map[string]int{}
 	}
+	s.sum += n
 	if s.now[tenant] += n; s.now[tenant] <= 0 {
 		delete(s.now, tenant)
 	}

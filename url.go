@@ -110,6 +110,9 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 		return
 	case !ok:
 		shown, _, _ := strings.Cut(raw, "?") // what follows may be a secret
+		if i := strings.LastIndexByte(shown, '@'); i >= 0 {
+			shown = mask + shown[i:]
+		}
 		c.fault(at, `%.100q is not a whole URL: it must begin with https:// (or http://)`, shown)
 		return
 	}
@@ -167,7 +170,11 @@ func (c *compiler) url(out *endpoint, raw string, query map[string]string, at st
 		if errors.As(err, &ue) {
 			err = ue.Err // without the URL, which may hold a secret
 		}
-		c.fault(at, `it is not a URL: %s; write it like "https://crm.example.com/hooks"`, strings.TrimPrefix(err.Error(), "net/url: "))
+		what := strings.TrimPrefix(err.Error(), "net/url: ")
+		if strings.HasPrefix(what, "invalid port") { // what follows may be a password
+			what = "the port is not a number"
+		}
+		c.fault(at, `it is not a URL: %s; write it like "https://crm.example.com/hooks"`, what)
 		return
 	}
 	c.origin(out, u, at)
@@ -220,6 +227,9 @@ func (c *compiler) origin(out *endpoint, u *url.URL, at string) {
 		c.fault(at, `a name and password before the host cannot be used: put them in a header, like "Authorization": "Basic ${CREDENTIALS}"`)
 	case port != "" && !validPort(port):
 		c.fault(at, "%s is not a port: it must be from 1 to 65535", port)
+	}
+	if strings.ContainsFunc(u.Host, func(r rune) bool { return r > 0x7f }) {
+		c.fault(at, "the host has a letter that is not ASCII: write it in Punycode, which begins with xn--, as a browser shows it after a copy")
 	}
 	host := strings.ToLower(u.Host) // one spelling, so that a resolver can compare it
 	if defaultPort := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]; port != "" {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,10 +43,11 @@ func (v Variables) MarshalJSON() ([]byte, error) { return jsonappend.Object(nil,
 func (v Variables) Expand(text string) string {
 	parts, _ := template.ParseText(text, v.scope, template.Options{Lenient: true}) // lenient: no error
 	var b []byte
+	var said spoken
 	for _, p := range parts {
 		if p.Expr == nil {
 			b = append(b, p.Literal...)
-		} else if out, err := p.Expr.AppendText(b, spoken{}); err == nil {
+		} else if out, err := p.Expr.AppendText(b, &said); err == nil {
 			b = out
 		}
 	}
@@ -53,9 +55,17 @@ func (v Variables) Expand(text string) string {
 }
 
 // spoken is the source of Expand: a time keeps the zone that it is written with.
-type spoken struct{}
+type spoken struct{ spent int }
 
-func (spoken) Location() *time.Location { return nil }
+func (*spoken) Location() *time.Location { return nil }
+
+// Spend implements template.Source.
+func (s *spoken) Spend(n int) error {
+	if s.spent += n; s.spent > maxLookupWork {
+		return template.ErrTooLarge
+	}
+	return nil
+}
 
 func (v Variables) scope(path string) (template.Getter, error) {
 	if err := checkPath(path); err != nil {
@@ -121,7 +131,7 @@ func quotePrompt(raw []byte) []byte {
 			out = append(out, c)
 			i++
 			c = raw[i]
-		case quoted && strings.IndexByte("<>&{}$`", c) >= 0:
+		case quoted && strings.IndexByte("<>[]&{}$`", c) >= 0:
 			out = append(out, `\u00`...)
 			out = strconv.AppendInt(out, int64(c), 16)
 			continue
@@ -185,10 +195,14 @@ func cleanValue(v any) any {
 	return v
 }
 
+// harmless are names that are none and can be logged: those with a few digits at most.
+var harmless = regexp.MustCompile(`^[\p{L}_. -]{0,40}([0-9]{0,3}[\p{L}_. -]{1,40}|[0-9]{1,3})$`)
+
 // Change tells what became of one variable in a lookup. It holds no value, so
 // that it can be logged.
 type Change struct {
-	// Name is the variable's, or "directive:" and the directive's.
+	// Name is the variable's, or "directive:" and the directive's; empty for what is no
+	// name ([ReasonInvalidName]) and might be a number or a secret.
 	Name string
 	// Action is what became of it.
 	Action Action
@@ -249,6 +263,9 @@ func (a *agent) merge(call Variables, answer reading, res *PreCallResult) {
 		res.Changes = append(res.Changes, Change{Name: name, Action: ActionSet, From: from})
 	}
 	drop := func(name string, from Origin, reason Reason) {
+		if reason == ReasonInvalidName && !harmless.MatchString(name) {
+			name = "" // whatever the endpoint wrote there
+		}
 		res.Changes = append(res.Changes, Change{Name: name, Action: ActionDropped, From: from, Reason: reason})
 	}
 	for i := range a.variables {

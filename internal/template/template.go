@@ -28,14 +28,18 @@ const MaxWork = 32 << 20
 // maxFilters bounds those of one placeholder: each may copy the whole value.
 const maxFilters = 20
 
-// ErrTooLarge says that rendering was given up at [MaxWork].
-var ErrTooLarge = fmt.Errorf("its placeholders and filters make more than %d MiB", MaxWork>>20)
+// ErrTooLarge says that rendering was given up, at [MaxWork] or because the source did
+// not want to spend more.
+var ErrTooLarge = errors.New("its placeholders and filters make too much")
 
 // Source is what a template is rendered from.
 type Source interface {
 	// Location is the time zone of the date filter; nil leaves a time in the
 	// zone that it is written with.
 	Location() *time.Location
+	// Spend is told how many bytes values and filters make. Rendering ends with its
+	// error, which is [ErrTooLarge] where that is too much.
+	Spend(n int) error
 }
 
 // Getter appends the JSON value that a path stands for; null when it is missing.
@@ -137,11 +141,11 @@ func (e *Expr) AppendText(dst []byte, src Source) ([]byte, error) {
 // work is how many bytes may still be made.
 type work int
 
-func (w *work) spend(n int) error {
+func (w *work) spend(src Source, n int) error {
 	if *w -= work(n); *w < 0 {
 		return ErrTooLarge
 	}
-	return nil
+	return src.Spend(n)
 }
 
 func (e *Expr) appendJSON(dst []byte, src Source, left *work) ([]byte, error) {
@@ -151,7 +155,7 @@ func (e *Expr) appendJSON(dst []byte, src Source, left *work) ([]byte, error) {
 		if err != nil {
 			return dst, err
 		}
-		return dst, left.spend(len(dst) - start)
+		return dst, left.spend(src, len(dst)-start)
 	}
 	v, err := e.value(src, left)
 	if err != nil {
@@ -163,7 +167,7 @@ func (e *Expr) appendJSON(dst []byte, src Source, left *work) ([]byte, error) {
 func (e *Expr) value(src Source, left *work) (gjson.Result, error) {
 	raw, err := e.get(nil, src)
 	if err == nil {
-		err = left.spend(len(raw))
+		err = left.spend(src, len(raw))
 	}
 	if err != nil {
 		return gjson.Result{}, err
@@ -171,7 +175,7 @@ func (e *Expr) value(src Source, left *work) (gjson.Result, error) {
 	v := gjson.ParseBytes(raw)
 	for _, f := range e.filters {
 		v = f.apply(v, f.args, src)
-		if err := left.spend(len(v.Raw) + len(v.Str)); err != nil {
+		if err := left.spend(src, len(v.Raw)+len(v.Str)); err != nil {
 			return gjson.Result{}, err
 		}
 	}

@@ -19,6 +19,8 @@ type source struct {
 	zone *time.Location
 }
 
+func (source) Spend(int) error { return nil }
+
 func (s source) Location() *time.Location { return s.zone }
 
 var errBroken = errors.New("broken")
