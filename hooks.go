@@ -23,7 +23,7 @@ type Options struct {
 	// Configs is where the agents' configs come from. See [Static].
 	Configs ConfigSource
 	// Queue stores deliveries until they have arrived. Nil means one in memory
-	// (see [NewMemoryQueue]), which a crash empties. Hooks does not close a queue
+	// (see [NewMemoryQueue]), which the end of the process empties. Hooks does not close a queue
 	// that it is given.
 	Queue Queue
 	// Secrets resolves ${NAME} references. Nil means that there are none: New and
@@ -191,9 +191,9 @@ func (h *Hooks) accept(c *compiler, p *endpoint, at string, ordered bool) {
 
 // Check tells whether calls can use a config with these Hooks: [Config.Validate],
 // and in addition that every secret that it refers to can be resolved, that no URL has an
-// address or a port that webhooks are not sent to, and that the queue can do what it
-// asks for. It sends nothing. The error is a
-// [*ConfigError] with every fault.
+// address or a port that webhooks are not sent to, that the queue can do what it asks
+// for, and that its deliveries can be sealed where Options.SealKey says so. It sends
+// nothing. The error is a [*ConfigError] with every fault.
 func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
 	a, err := compile(cfg)
 	if err != nil {
@@ -232,6 +232,11 @@ func (h *Hooks) Check(ctx context.Context, cfg *Config) error {
 			}
 		}
 	})
+	if h.sealKey != nil {
+		if _, err := h.newSealer(ctx, "", &Delivery{Tenant: cfg.TenantID}); err != nil {
+			c.fault("", "its deliveries cannot be sealed: %s", plainText(err))
+		}
+	}
 	return c.err(a.ref().String())
 }
 
@@ -422,6 +427,9 @@ func (h *Hooks) Close() error {
 	h.client.CloseIdle()
 	h.identities.closeIdle()
 	if h.owned {
+		if n := h.Stats().Queue.Pending; n > 0 {
+			h.log.Warn("callhook: deliveries that were pending are lost: the queue is in memory", "pending", n)
+		}
 		return h.queue.Close()
 	}
 	return nil

@@ -38,6 +38,15 @@ type SealKeyFunc func(ctx context.Context, tenant, id string) (SealKey, error)
 // others: to rotate keys, put a new one in front. All tenants have the same.
 func SealKeys(current SealKey, older ...SealKey) SealKeyFunc {
 	all := append([]SealKey{current}, slices.Clone(older)...)
+	seen := map[string]bool{}
+	for _, k := range all {
+		if id := k.ID; seen[id] {
+			return func(context.Context, string, string) (SealKey, error) {
+				return SealKey{}, fmt.Errorf("two keys have the ID %q", id)
+			}
+		}
+		seen[k.ID] = true
+	}
 	return func(_ context.Context, _, id string) (SealKey, error) {
 		for _, k := range all {
 			if id == "" || k.ID == id {

@@ -35,7 +35,10 @@ var ErrNoSecret = errors.New("callhook: no such secret")
 // with the prefix anywhere. The prefix must not be empty.
 func EnvSecrets(prefix string) SecretFunc {
 	return func(_ context.Context, ref SecretRef) (string, error) {
-		if v := os.Getenv(prefix + ref.Name); v != "" && prefix != "" {
+		if prefix == "" {
+			return "", fmt.Errorf("%w: EnvSecrets has an empty prefix, which would open every environment variable: give it one, like \"CALLHOOK_\"", ErrNoSecret)
+		}
+		if v := os.Getenv(prefix + ref.Name); v != "" {
 			return v, nil
 		}
 		return "", fmt.Errorf("%w: environment variable %s%s is not set", ErrNoSecret, prefix, ref.Name)

@@ -47,6 +47,7 @@ type Endpoint struct {
 	next     int // of script
 	requests []*Request
 	opened   int
+	senders  []*Hooks
 	open     map[net.Conn]bool
 	changed  chan struct{} // closed when something was recorded
 	listener net.Listener
@@ -128,7 +129,7 @@ func (r *Request) String() string {
 
 // NewEndpoint returns an endpoint that gives the answers, one to each request, and
 // then the last one again and again; without any it answers 200. It ends with the
-// test.
+// test. One that is used in a bubble must be made in it.
 func NewEndpoint(t testing.TB, answers ...Answer) *Endpoint {
 	e := &Endpoint{
 		t: t, script: slices.Clone(answers),
@@ -250,6 +251,13 @@ func (e *Endpoint) peek() Answer {
 	return e.script[min(e.next, len(e.script)-1)]
 }
 
+// sentBy notes whose deliveries may come, to ask why they do not.
+func (e *Endpoint) sentBy(h *Hooks) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.senders = append(e.senders, h)
+}
+
 // Requests returns what came until now.
 func (e *Endpoint) Requests() []*Request {
 	e.mu.Lock()
@@ -282,7 +290,16 @@ func (e *Endpoint) Received(t testing.TB, n int) []*Request {
 		return len(got) >= n, e.changed
 	})
 	if len(got) != n {
-		t.Fatalf("the endpoint got %s, want %d%s%s", count(len(got), "request"), n, waited, list(got))
+		why := ""
+		e.mu.Lock()
+		senders := slices.Clone(e.senders)
+		e.mu.Unlock()
+		for _, h := range senders {
+			if waiting := h.waiting(); len(waiting) > 0 && len(got) < n {
+				why += list(waiting)
+			}
+		}
+		t.Fatalf("the endpoint got %s, want %d%s%s%s", count(len(got), "request"), n, waited, list(got), why)
 	}
 	for _, r := range got {
 		if r.Signature != nil {

@@ -3,6 +3,8 @@ package callhooktest
 import (
 	"context"
 	"fmt"
+	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -29,6 +31,19 @@ func (s Secrets) Resolve(_ context.Context, ref callhook.SecretRef) (string, err
 	return "", fmt.Errorf("%w: the test's Secrets have no %s", callhook.ErrNoSecret, ref.Name)
 }
 
+// Config returns the config that a text of JSON is. The test fails if it is not valid.
+func Config(t testing.TB, text string) *callhook.Config {
+	t.Helper()
+	c, err := callhook.ParseConfig([]byte(text))
+	if err == nil {
+		err = c.Validate()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // Hooks are [callhook.Hooks] that a test runs, with what became of their deliveries.
 type Hooks struct {
 	*callhook.Hooks
@@ -45,8 +60,8 @@ type Hooks struct {
 
 // NewHooks makes Hooks and runs them, until the test ends or End is called. Beside
 // what o says they trust [RootCAs] and reach the endpoints of the network, and
-// nothing else; without a network they reach loopback. A queue that o brings is the
-// test's to close.
+// nothing else; without a network they reach loopback. Without a logger of its own the
+// test's output has their warnings. A queue that o brings is the test's to close.
 func NewHooks(t testing.TB, o callhook.Options, network Network) *Hooks {
 	t.Helper()
 	if o.RootCAs == nil {
@@ -64,7 +79,13 @@ func NewHooks(t testing.TB, o callhook.Options, network Network) *Hooks {
 		o.Queue = q
 		t.Cleanup(func() { _ = q.Close() })
 	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
 	h := &Hooks{Queue: o.Queue, changed: make(chan struct{})}
+	for _, e := range network {
+		e.sentBy(h)
+	}
 	o.Trace = h.watch(o.Trace)
 	var err error
 	if h.Hooks, err = callhook.New(o); err != nil {
@@ -116,8 +137,8 @@ func (h *Hooks) watch(t *callhook.Trace) *callhook.Trace {
 func (h *Hooks) note(to *[]*callhook.Delivery, d *callhook.Delivery, reason callhook.Reason) {
 	c := *d
 	c.Log = slices.Clone(d.Log)
-	if reason != "" {
-		c.Reason = reason
+	if c.State = callhook.StateDelivered; reason != "" {
+		c.State, c.Reason = callhook.StateDead, reason
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -126,7 +147,8 @@ func (h *Hooks) note(to *[]*callhook.Delivery, d *callhook.Delivery, reason call
 	h.changed = make(chan struct{})
 }
 
-// Delivered waits until n deliveries have arrived in all, and returns them. The test
+// Delivered waits until n deliveries have arrived in all, and returns them: sealed, where
+// they are, see [callhook.Hooks.Unseal]. The test
 // fails when they do not in time, or when there are more. It waits as long as
 // [Endpoint.Received].
 func (h *Hooks) Delivered(t testing.TB, n int) []*callhook.Delivery {
@@ -185,11 +207,11 @@ func (h *Hooks) Inspector(t testing.TB) callhook.Inspector {
 	return in
 }
 
-// show lists what became of deliveries.
+// show lists what became of deliveries, and what keeps others and events that made none.
 func (h *Hooks) show() string {
+	lines := h.waiting()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var lines []string
 	line := func(what string, d *callhook.Delivery) {
 		s := fmt.Sprintf("%s %s: %s of %s to %s", what, d.ID, d.Event, d.Call, d.Webhook)
 		if n := len(d.Log); n > 0 {
@@ -204,4 +226,34 @@ func (h *Hooks) show() string {
 		line("dead ("+string(d.Reason)+")", d)
 	}
 	return list(lines)
+}
+
+// waiting says why something has not come about yet.
+func (h *Hooks) waiting() (lines []string) {
+	skipped := h.Stats().Skipped
+	for _, reason := range slices.Sorted(maps.Keys(skipped)) {
+		lines = append(lines, fmt.Sprintf("%s made no delivery: %s; do the call's tenant_id and agent_id have a config, with a webhook that wants the event?",
+			count(int(skipped[reason]), "event"), reason))
+	}
+	for _, l := range h.Lanes() {
+		if l.Trouble != "" {
+			lines = append(lines, fmt.Sprintf("the webhook %s waits: %s", l.Webhook, l.Trouble))
+		}
+	}
+	in, ok := h.Queue.(callhook.Inspector)
+	if !ok {
+		return lines
+	}
+	page, _ := in.List(context.Background(), callhook.Filter{Limit: 20})
+	for _, d := range page {
+		if d.State == callhook.StateDead || d.State == callhook.StateDelivered {
+			continue
+		}
+		line := fmt.Sprintf("pending (%s) %s: %s of %s to %s", d.State, d.ID, d.Event, d.Call, d.Webhook)
+		if whole, err := in.Get(context.Background(), d.ID); err == nil && len(whole.Log) > 0 {
+			line += ": " + whole.Log[len(whole.Log)-1].Error
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }

@@ -3,6 +3,7 @@ package platforms_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"testing"
@@ -173,7 +174,9 @@ func (e *example) end() {
 	}
 }
 
-func (e *example) Helper()                        {}
+func (e *example) Helper() {}
+
+func (*example) Output() io.Writer                { return io.Discard }
 func (e *example) Cleanup(f func())               { e.last = append(e.last, f) }
 func (e *example) Errorf(format string, v ...any) { fmt.Printf(format+"\n", v...) }
 func (e *example) Fatal(v ...any)                 { panic(fmt.Sprint(v...)) }

@@ -94,7 +94,7 @@ func TestThreeDaysOfFailures(t *testing.T) {
 
 		n8n.Then(callhooktest.Reply(200, "")) // mended, too late: somebody replays it
 		dead := callhook.Filter{State: callhook.StateDead}
-		if n, err := hooks.Queue.(callhook.Inspector).Replay(t.Context(), dead); n != 1 || err != nil {
+		if n, err := hooks.Inspector(t).Replay(t.Context(), dead); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
 		if again := hooks.Delivered(t, 1)[0]; again.ID != d.ID { // the receiver knows the id
