@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/callhook-go/callhook"
 	"github.com/ncruces/go-sqlite3"
 )
 
@@ -137,4 +138,13 @@ func Read(t testing.TB, path string) (release func()) {
 		t.Fatal(err)
 	}
 	return func() { _ = c.Close() }
+}
+
+// ReadMeta reads what is stored of a delivery as JSON, and writes it again.
+func ReadMeta(meta []byte) (again []byte, err error) {
+	var d callhook.Delivery
+	if err := applyMeta(&d, meta); err != nil {
+		return nil, err
+	}
+	return encodeMeta(&d, new(lane))
 }
