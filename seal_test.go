@@ -308,10 +308,12 @@ func (discard) Enqueue(context.Context, ...*callhook.Delivery) error { return ni
 // TestSealKeysAreChecked: what is wrong with the keys is found when a config is checked.
 func TestSealKeysAreChecked(t *testing.T) {
 	for name, key := range map[string]callhook.SealKeyFunc{
-		"a short key":        callhook.SealKeys(callhook.SealKey{ID: "k", Key: make([]byte, 5)}),
-		"no name":            callhook.SealKeys(callhook.SealKey{Key: make([]byte, 32)}),
-		"two of one name":    callhook.SealKeys(sealKey("k"), sealKey("k")),
-		"a vault that fails": func(context.Context, string, string) (callhook.SealKey, error) { return callhook.SealKey{}, errors.New("closed") },
+		"a short key":     callhook.SealKeys(callhook.SealKey{ID: "k", Key: make([]byte, 5)}),
+		"no name":         callhook.SealKeys(callhook.SealKey{Key: make([]byte, 32)}),
+		"two of one name": callhook.SealKeys(sealKey("k"), sealKey("k")),
+		"a vault that fails": func(context.Context, string, string) (callhook.SealKey, error) {
+			return callhook.SealKey{}, errors.New("closed")
+		},
 	} {
 		c := hook(t, "https://crm.test/", "")
 		h, err := callhook.New(callhook.Options{Configs: callhook.Static(c), SealKey: key})
