@@ -81,7 +81,7 @@ var errClosed = fmt.Errorf("riverqueue: %w", callhook.ErrQueueClosed)
 type statements struct {
 	enqueue, addLanes, readLanes                              string
 	load, settle, advance, lockLanes, block, keep, back, drop string
-	release, releaseAll, unowned, lockParts                   string
+	release, releaseAll, unowned, mine, lockParts             string
 	recover, promote, heal                                    string
 	register, members, dead, disown, owners, take, free       string
 	leave, purgeIDs, purgeDead                                string
@@ -93,7 +93,7 @@ func newStatements(schema string) (s statements) {
 		&s.enqueue: enqueueSQL, &s.addLanes: addLanesSQL, &s.readLanes: readLanesSQL,
 		&s.load: loadSQL, &s.settle: settleSQL, &s.advance: advanceSQL, &s.lockLanes: lockLanesSQL, &s.block: blockSQL, &s.keep: keepSQL,
 		&s.back: backSQL, &s.drop: dropSQL,
-		&s.release: releaseSQL, &s.releaseAll: releaseAllSQL, &s.unowned: unownedSQL, &s.lockParts: lockPartsSQL,
+		&s.release: releaseSQL, &s.releaseAll: releaseAllSQL, &s.unowned: unownedSQL, &s.mine: mineSQL, &s.lockParts: lockPartsSQL,
 		&s.recover: recoverSQL, &s.promote: promoteSQL, &s.heal: healSQL,
 		&s.register: registerSQL, &s.members: membersSQL, &s.dead: deadSQL, &s.disown: disownSQL, &s.owners: ownersSQL, &s.take: takeSQL,
 		&s.free: freeSQL, &s.leave: leaveSQL, &s.purgeIDs: purgeIDsSQL, &s.purgeDead: purgeDeadSQL,

@@ -3,6 +3,7 @@ package riverqueue
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -29,11 +30,21 @@ func (q *Queue) release(ctx context.Context, name string, n int) (int, error) {
 		if err != nil || l == nil {
 			return 0, err
 		}
-		o := &op{what: release, n: n, partitions: []int16{l.partition}, lane: l.id}
-		if c.owns(l.partition) {
-			return o.rounds(c.write.do)
+		for tries := 0; ; tries++ {
+			o := &op{what: release, n: n, partitions: []int16{l.partition}, lane: l.id}
+			if c.owns(l.partition) {
+				return o.rounds(c.write.do)
+			}
+			freed, err := q.releaseUnowned(ctx, o)
+			if err != nil || freed > 0 || c == nil || tries == takeOverLooks || !q.takesOver(ctx, l.partition) {
+				return freed, err
+			}
+			select { // it is this process's, and not taken over yet
+			case <-time.After(takeOverPause):
+			case <-ctx.Done():
+				return 0, ctx.Err()
+			}
 		}
-		return q.releaseUnowned(ctx, o)
 	}
 	mine := c.owned()
 	freed := 0
@@ -80,6 +91,19 @@ func (q *Queue) releaseUnowned(ctx context.Context, o *op) (int, error) {
 	})
 }
 
+// How long a release waits for its partition to be taken over by this process.
+const (
+	takeOverPause = 20 * time.Millisecond
+	takeOverLooks = 250
+)
+
+// takesOver reports whether a partition has just become this process's.
+func (q *Queue) takesOver(ctx context.Context, p int16) bool {
+	var mine bool
+	err := q.o.Pool.QueryRow(ctx, q.sql.mine, p, q.id).Scan(&mine)
+	return err == nil && mine
+}
+
 // others returns the partitions that are not among these.
 func (q *Queue) others(mine []int16) (out []int16) {
 	for p := range int16(q.partitions) {
@@ -94,6 +118,9 @@ func (q *Queue) others(mine []int16) (out []int16) {
 // connected.
 const unownedSQL = `SELECT partition FROM {s}.callhook_partitions
 WHERE partition = ANY($1::int2[]) AND (owner IS NULL OR pg_try_advisory_xact_lock_shared(owner))`
+
+// mineSQL is whether a partition is one process's.
+const mineSQL = `SELECT coalesce(owner = $2, false) FROM {s}.callhook_partitions WHERE partition = $1`
 
 // lockPartsSQL keeps whoever comes back to work them from parking more meanwhile.
 const lockPartsSQL = `SELECT FROM {s}.callhook_lanes WHERE partition = ANY($1::int2[]) AND ($2::int4 = 0 OR id = $2) ORDER BY id FOR NO KEY UPDATE`
