@@ -152,6 +152,7 @@ func New(o Options) (*Hooks, error) {
 	h.agents.log, h.agents.published = h.log, h.lanes.published
 	h.lanes.queue, h.lanes.agents, h.lanes.log = h.queue, &h.agents, h.log
 	h.lanes.shares.most, h.lookups.shares.most = max(o.TenantConcurrency, 0), max(o.TenantConcurrency, 0)
+	h.lanes.shared = h.queue.Limits().Shared
 	h.lanes.limit, h.lanes.told = cmp.Or(max(o.Concurrency, 0), defaultLimit), h.laneChanged
 	if s, ok := o.Configs.(static); ok {
 		if err := h.validate(s); err != nil {

@@ -18,6 +18,7 @@ type lanes struct {
 	agents *agents
 	log    *slog.Logger
 	limit  int    // attempts at once
+	shared bool   // lanes come from other processes, and go to them
 	shares shares // of each tenant: under way, or released for it
 	told   func(LaneState)
 
@@ -47,13 +48,14 @@ type lane struct {
 	name     string
 	webhook  *webhook // the last that was seen
 	inFlight int
-	coming   int  // released, and on their way here
-	charged  int  // of them, those that count as attempts of a lane that is not proven
-	came     int  // that have been here, ever
-	checked  int  // came, when it was looked at last
-	backlog  bool // the queue may have parked some
-	parks    int  // how often something was parked
-	hungry   bool // it is in turns
+	coming   int       // released, and on their way here
+	charged  int       // of them, those that count as attempts of a lane that is not proven
+	came     int       // that have been here, ever
+	checked  int       // came, when it was looked at last
+	backlog  bool      // the queue may have parked some
+	parks    int       // how often something was parked
+	empty    time.Time // until when a lane that others may have had is not asked again for parked ones
+	hungry   bool      // it is in turns
 
 	trouble Reason    // why nothing goes
 	since   time.Time // and from when
@@ -82,6 +84,9 @@ const (
 	expirePause = time.Hour
 	// looks is how many deliveries are looked at together that need no attempt.
 	looks = 8
+	// emptyPause is how long a lane of a queue that several consume had nothing parked,
+	// before it is asked again: another may have parked some, and is gone.
+	emptyPause = time.Second
 	// maxResting is how many lanes at rest are remembered.
 	maxResting = 20_000
 )
@@ -188,10 +193,11 @@ func (ls *lanes) leave(p pass) {
 }
 
 // arrived counts a delivery that the queue handed out, and reports whether it was
-// expected.
+// expected. One that was not may be the first of a lane that another process had.
 func (ls *lanes) arrived(l *lane) bool {
 	l.came++
 	if l.coming == 0 {
+		l.backlog = l.backlog || ls.shared
 		return false
 	}
 	ls.expect(l, -1)
@@ -228,7 +234,7 @@ func (l *lane) most() int {
 func (ls *lanes) parked(d *Delivery) {
 	ls.mu.Lock()
 	if l := ls.all[d.Lane]; l != nil {
-		l.backlog = true
+		l.backlog, l.empty = true, time.Time{}
 		l.parks++
 	}
 	ls.mu.Unlock()

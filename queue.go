@@ -32,7 +32,8 @@ import (
 //     the queue gives each lane to one of them at a time, so that what is limited, held
 //     and ordered by lane is so in all: a consumer's Release frees only what its own
 //     lanes have, and of a lane that it takes over from another, which ended or
-//     died, the queue makes one parked delivery ready by itself. A delivery is in one
+//     died, the queue makes one parked delivery ready by itself; whoever consumes takes
+//     one that it did not release for a sign that more are parked. A delivery is in one
 //     handler at a time, unless the queue has lost sight of the process that has it.
 type Queue interface {
 	// Enqueue stores ds. nil: all are as durable as the queue promises. On error

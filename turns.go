@@ -15,7 +15,7 @@ func (ls *lanes) want(l *lane, look int) {
 		l.due = false
 		ls.releaseAll(l)
 	case !l.backlog:
-	case look > l.coming:
+	case look > l.coming && !now.Before(l.empty):
 		if ls.release(l, look-l.coming) {
 			ls.want(l, 0) // what was parked meanwhile found no room
 		}
@@ -25,12 +25,20 @@ func (ls *lanes) want(l *lane, look int) {
 			wake = l.until
 		}
 		ls.wakeAt(l, wake)
-	case now.Before(l.next):
-		ls.wakeAt(l, l.next)
+	case now.Before(l.rests()):
+		ls.wakeAt(l, l.rests())
 	case l.room() > 0 && !l.hungry:
 		l.hungry = true
 		ls.turns[l.class()].push(l)
 	}
+}
+
+// rests returns until when nothing of the lane is released.
+func (l *lane) rests() time.Time {
+	if l.empty.After(l.next) {
+		return l.empty
+	}
+	return l.next
 }
 
 // room returns how many more attempts the lane may begin.
@@ -60,7 +68,7 @@ func (ls *lanes) serve() {
 		}
 		l.hungry = false
 		now := time.Now()
-		if !l.backlog || l.blocked(now) || now.Before(l.next) {
+		if !l.backlog || l.blocked(now) || now.Before(l.rests()) {
 			ls.want(l, 0)
 			continue
 		}
@@ -118,6 +126,9 @@ func (ls *lanes) release(l *lane, n int) bool {
 		ls.wakeAt(l, l.next)
 	case freed < n && l.parks == parks:
 		l.backlog = false
+		if ls.shared {
+			l.empty = time.Now().Add(emptyPause)
+		}
 	}
 	if l.coming > 0 && l.index < 0 { // an erased one does not come
 		l.checked = l.came
@@ -227,6 +238,7 @@ func (ls *lanes) look(l *lane) {
 	if l.coming > 0 {
 		if l.inFlight == 0 && l.came == l.checked {
 			ls.expect(l, -l.coming)
+			l.backlog = l.backlog || ls.shared // what was released went to another
 		} else {
 			l.checked = l.came
 			ls.wakeAt(l, now.Add(lookAgain))

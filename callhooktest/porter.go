@@ -60,6 +60,9 @@ func (p *porter) handle(_ context.Context, d *callhook.Delivery) callhook.Verdic
 		l = &porterLane{parked: true} // by whoever ran before
 		p.lanes[name] = l
 	}
+	if l.coming == 0 && p.tr.limits.Shared {
+		l.parked = true // by whoever had the lane meanwhile
+	}
 	l.coming = max(0, l.coming-1)
 	if l.inFlight >= p.limit {
 		p.mu.Unlock()

@@ -45,6 +45,9 @@ func TestQueue(t *testing.T, open func(t *testing.T, dir string) callhook.Queue)
 	if inspects && limits.Durable {
 		s.group("Inspector restart", inspectRestartPromises)
 	}
+	if limits.Shared {
+		s.group("Shared", sharedPromises(inspects))
+	}
 }
 
 // promise is one sentence of the contract, and what finds out whether it is kept.

@@ -13,9 +13,9 @@ import (
 
 // What of JetStream the queue does without, and why.
 
-// node is a server on a folder, and a stream in it whose messages go when they are
+// jetStream is a server on a folder, and a stream in it whose messages go when they are
 // acknowledged.
-type node struct {
+type jetStream struct {
 	t     *testing.T
 	dir   string
 	js    jetstream.JetStream
@@ -23,14 +23,14 @@ type node struct {
 	close func()
 }
 
-func newNode(t *testing.T) *node {
-	n := &node{t: t, dir: t.TempDir()}
+func newJetStream(t *testing.T) *jetStream {
+	n := &jetStream{t: t, dir: t.TempDir()}
 	n.start()
 	t.Cleanup(func() { n.close() })
 	return n
 }
 
-func (n *node) start() {
+func (n *jetStream) start() {
 	n.t.Helper()
 	srv, err := startServer(n.dir)
 	if err != nil {
@@ -52,13 +52,13 @@ func (n *node) start() {
 	}
 }
 
-func (n *node) restart() {
+func (n *jetStream) restart() {
 	n.t.Helper()
 	n.close()
 	n.start()
 }
 
-func (n *node) publish(subject, id string) *jetstream.PubAck {
+func (n *jetStream) publish(subject, id string) *jetstream.PubAck {
 	n.t.Helper()
 	ack, err := n.js.Publish(n.t.Context(), subject, nil, jetstream.WithMsgID(id))
 	if err != nil {
@@ -67,7 +67,7 @@ func (n *node) publish(subject, id string) *jetstream.PubAck {
 	return ack
 }
 
-func (n *node) consumer(c jetstream.ConsumerConfig) jetstream.Consumer {
+func (n *jetStream) consumer(c jetstream.ConsumerConfig) jetstream.Consumer {
 	n.t.Helper()
 	c.Durable, c.AckPolicy = "all", jetstream.AckExplicitPolicy
 	consumer, err := n.work.CreateOrUpdateConsumer(n.t.Context(), c)
@@ -102,7 +102,7 @@ func do(t *testing.T, f func() error) {
 // duplicate window.
 func TestMsgIdForgotten(t *testing.T) {
 	t.Parallel()
-	n := newNode(t)
+	n := newJetStream(t)
 	n.publish("w.a", "settled")
 	msg := next(t, n.consumer(jetstream.ConsumerConfig{}), time.Second)
 	do(t, func() error { return msg.DoubleAck(context.Background()) })
@@ -119,7 +119,7 @@ func TestMsgIdForgotten(t *testing.T) {
 // that is down stops those that are not.
 func TestNakHoldsUpOthers(t *testing.T) {
 	t.Parallel()
-	n := newNode(t)
+	n := newJetStream(t)
 	c := n.consumer(jetstream.ConsumerConfig{MaxAckPending: 10})
 	for i := range 10 {
 		n.publish("w.down", fmt.Sprint("down", i))
@@ -138,7 +138,7 @@ func TestNakHoldsUpOthers(t *testing.T) {
 // order is lost with its first retry.
 func TestNakLosesOrder(t *testing.T) {
 	t.Parallel()
-	n := newNode(t)
+	n := newJetStream(t)
 	c := n.consumer(jetstream.ConsumerConfig{})
 	n.publish("w.first", "a")
 	n.publish("w.second", "b")
@@ -155,7 +155,7 @@ func TestNakLosesOrder(t *testing.T) {
 func TestNakComesEarly(t *testing.T) {
 	t.Parallel()
 	const ackWait, delay = 2 * time.Second, 3 * time.Second
-	n := newNode(t)
+	n := newJetStream(t)
 	c := n.consumer(jetstream.ConsumerConfig{AckWait: ackWait})
 	n.publish("w.delayed", "a")
 	n.publish("w.inflight", "b")
@@ -189,7 +189,7 @@ func TestNakComesEarly(t *testing.T) {
 // rounded up.
 func TestScheduled(t *testing.T) {
 	t.Parallel()
-	n := newNode(t)
+	n := newJetStream(t)
 	_, err := n.js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "TIMES", Subjects: []string{"at.*", "due.*"}, AllowMsgSchedules: true, AllowMsgTTL: true, MaxMsgsPerSubject: 1,
 	})

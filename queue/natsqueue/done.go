@@ -1,0 +1,173 @@
+package natsqueue
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// What arrived is one message, of kind done, from which on it is settled. What follows
+// may be late, and is made good by who has the partition next: the message of kind
+// pending is swept away, and now and then a checkpoint says that all done up to some
+// sequence is counted and swept, so that nobody has to read what was done before.
+
+// checkpointEvery is how much may be delivered in a partition until it is counted.
+const checkpointEvery = 1000
+
+// doneMessage says that a delivery is pending no more, for as long as its ID is
+// remembered.
+func (q *Queue) doneMessage(c *change) *nats.Msg {
+	p, l := c.place, c.it.lane
+	p.lane = string(c.state)
+	msg := nats.NewMsg(q.subject(kindDone, p))
+	_ = mark{
+		ID: text(c.it.id), State: c.state, Write: c.write,
+		Tenant: text(l.Tenant), Agent: text(l.Agent), Webhook: text(l.Webhook), Lane: text(l.name),
+	}.on(msg)
+	expire(msg, remember)
+	return msg
+}
+
+// sweep has what is done vanish from what is pending. The caller holds q.mu.
+func (q *Queue) sweep(p *part, all ...leftover) {
+	if len(all) == 0 || q.unswept {
+		return
+	}
+	if p.unclean == nil {
+		p.unclean = map[uint64]bool{}
+	}
+	unclean := p.unclean
+	for _, rest := range all {
+		unclean[rest.done] = true
+	}
+	q.sweeps.Add(1)
+	go func() {
+		defer q.sweeps.Done()
+		for left := all; len(left) > 0 && q.check(context.Background()) == nil; {
+			if left = q.sweepOnce(unclean, left); len(left) > 0 {
+				select {
+				case <-q.ctx.Done():
+				case <-time.After(time.Second):
+				}
+			}
+		}
+	}()
+}
+
+// sweepOnce returns those of which it is not known whether they are swept.
+func (q *Queue) sweepOnce(unclean map[uint64]bool, all []leftover) (left []leftover) {
+	acks := make([]jetstream.PubAckFuture, len(all))
+	for i, rest := range all {
+		if rest.last > 0 {
+			_, _ = q.js.PublishMsgAsync(vanish(q.subject(kindState, rest.place), rest.last))
+		}
+		acks[i], _ = q.js.PublishMsgAsync(vanish(q.subject(kindPending, rest.place), rest.seq))
+	}
+	timeout := time.After(ioTimeout)
+	for i, ack := range acks {
+		err := nats.ErrTimeout
+		if ack != nil {
+			select {
+			case <-ack.Ok():
+				err = nil
+			case err = <-ack.Err():
+			case <-timeout:
+				timeout = expired
+			}
+		}
+		if err != nil && !isConflict(err) { // else somebody else has swept
+			left = append(left, all[i])
+			continue
+		}
+		q.mu.Lock()
+		delete(unclean, all[i].done)
+		q.mu.Unlock()
+	}
+	return left
+}
+
+// checkpoints writes those that are due.
+func (j *judge) checkpoints() {
+	q := j.q
+	q.mu.Lock()
+	var due []*part
+	for _, p := range q.parts {
+		if p.owned && p.since >= checkpointEvery+p.tried {
+			due = append(due, p)
+		}
+	}
+	q.mu.Unlock()
+	for _, p := range due {
+		j.checkpoint(p)
+	}
+}
+
+// checkpoint writes how much was delivered in the lanes of a partition, so that it need
+// not be counted again by who has the partition next.
+func (j *judge) checkpoint(p *part) {
+	q := j.q
+	q.mu.Lock()
+	if !p.followed || p.since == 0 || q.unswept {
+		q.mu.Unlock()
+		return
+	}
+	upTo := q.follow.seen
+	for seq := range p.unclean {
+		upTo = min(upTo, seq-1)
+	}
+	var msgs []*nats.Msg
+	lanes := map[*lane]tally{}
+	for _, l := range p.lanes {
+		t := l.tally
+		for _, seq := range l.since {
+			if seq <= upTo {
+				t.Delivered++
+			}
+		}
+		if t.Delivered > l.tally.Delivered && len(msgs) < 900 {
+			t.UpTo = upTo
+			lanes[l] = t
+			msgs = append(msgs, q.laneMessage(l, t))
+		}
+	}
+	all := len(msgs) < 900
+	if p.tried += checkpointEvery; len(msgs) == 0 {
+		q.mu.Unlock()
+		return
+	}
+	if all {
+		msg := nats.NewMsg(q.o.Name + "." + kindPart + "." + strconv.Itoa(p.n))
+		value, _ := json.Marshal(checked{upTo})
+		msg.Header.Set(headerIndex, string(value))
+		expect(msg, p.seq)
+		msgs = append(msgs, msg)
+	}
+	at := map[*lane]uint64{}
+	q.mu.Unlock()
+	last, err := q.publishBatch(msgs)
+	if err != nil {
+		return // by a conflict, say: it is tried again after some more deliveries
+	}
+	first := last - uint64(len(msgs)-1)
+	for l := range lanes {
+		subject := q.laneSubject(p.n, token(l.name))
+		for i, msg := range msgs {
+			if msg.Subject == subject {
+				at[l] = first + uint64(i)
+			}
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for l, t := range lanes {
+		l.counted(t, at[l])
+	}
+	if all && p.seq < last {
+		p.upTo, p.seq = upTo, last
+	}
+	p.tried = 0
+}
