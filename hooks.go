@@ -51,7 +51,8 @@ type Options struct {
 	// Concurrency is how many attempts to deliver run at once, over all webhooks.
 	// Zero means 1024. Each costs a goroutine and a connection while it lasts. When
 	// more want to run, tenants take turns, and the webhooks of each; those whose
-	// endpoints have not answered well get at most half.
+	// endpoints have not answered well get at most half, and each of them at most a
+	// sixteenth. Make it several times what one webhook may have (concurrency).
 	Concurrency int
 	// TenantConcurrency is how many attempts to deliver of one tenant run at once, and
 	// how many lookups: a lookup more falls back at once, with [ErrQuota]. Zero means

@@ -146,7 +146,7 @@ func (ls *lanes) enter(d *Delivery, w *webhook) (p pass, ok bool) {
 	expected := ls.arrived(l)
 	ls.configured(l, w)
 	switch {
-	case l.blocked(now), now.Before(l.next), l.inFlight >= l.most():
+	case l.blocked(now), now.Before(l.next), l.inFlight >= ls.most(l):
 		return p, false
 	case !expected && (ls.inFlight+ls.coming >= ls.limit || ls.shares.full(l.Tenant)):
 		return p, false
@@ -219,7 +219,15 @@ func (ls *lanes) expect(l *lane, n int) {
 	ls.unproven += charge
 }
 
-// most returns how many attempts at once the lane may make now.
+// most returns how many attempts at once a lane may make now. One that is not proven
+// leaves room for others that are not: it may be one that does not answer.
+func (ls *lanes) most(l *lane) int {
+	if l.health.proven {
+		return l.most()
+	}
+	return min(l.most(), max(1, ls.half()/8))
+}
+
 func (l *lane) most() int {
 	switch {
 	case l.webhook == nil || l.trouble == ReasonDown:

@@ -271,6 +271,45 @@ func TestDeadEndpointsTakeNothing(t *testing.T) {
 	})
 }
 
+// TestDeadBacklogAtTheStart: a process begins with few attempts, and finds the backlog of
+// an endpoint that does not answer. Webhooks of which it knows nothing either are not
+// held up.
+func TestDeadBacklogAtTheStart(t *testing.T) {
+	bubble(t, func(t *testing.T, n *network) {
+		fine := newEndpoint(func(http.ResponseWriter, *http.Request) { time.Sleep(10 * time.Millisecond) })
+		n.handle("dead.test", newEndpoint(silent).ServeHTTP)
+		n.handle("fine.test", fine.ServeHTTP)
+		configs := []*callhook.Config{parse(t, `{"agent_id": "dead", "post_call": [{"name": "w", "url": "http://dead.test/", "concurrency": 16}]}`)}
+		const lanes = 9
+		for i := range lanes {
+			configs = append(configs, parse(t, fmt.Sprintf(`{"agent_id": "fine%d", "post_call": [{"name": "w", "url": "http://fine.test/"}]}`, i)))
+		}
+		raiseOf := func(h *callhook.Hooks, agent, id string) {
+			call := ended(id)
+			call.AgentID = agent
+			raise(t, h, call)
+		}
+		o := callhook.Options{Configs: callhook.Static(configs...), Dial: n.Dial, Concurrency: 16, Queue: callhook.NewMemoryQueue(nil)}
+		before, err := callhook.New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 100 {
+			raiseOf(before, "dead", fmt.Sprint(i))
+		}
+		run(t, o, func(h *callhook.Hooks) {
+			time.Sleep(time.Second)
+			for i := range lanes {
+				raiseOf(h, fmt.Sprint("fine", i), "first")
+			}
+			time.Sleep(time.Second)
+			if got := len(fine.requests()); got != lanes {
+				t.Errorf("%d of %d webhooks had their event after a second", got, lanes)
+			}
+		})
+	})
+}
+
 // TestFairTurns: when all attempts are taken, a tenant with little waits for its
 // turn and not for another's backlog, and so does a webhook beside another of its
 // tenant.

@@ -27,7 +27,7 @@ func (ls *lanes) want(l *lane, look int) {
 		ls.wakeAt(l, wake)
 	case now.Before(l.rests()):
 		ls.wakeAt(l, l.rests())
-	case l.room() > 0 && !l.hungry:
+	case ls.room(l) > 0 && !l.hungry:
 		l.hungry = true
 		ls.turns[l.class()].push(l)
 	}
@@ -42,8 +42,8 @@ func (l *lane) rests() time.Time {
 }
 
 // room returns how many more attempts the lane may begin.
-func (l *lane) room() int {
-	n := l.most() - l.inFlight - l.coming
+func (ls *lanes) room(l *lane) int {
+	n := ls.most(l) - l.inFlight - l.coming
 	if l.webhook == nil || l.webhook.interval > 0 {
 		n = min(n, 1-l.coming)
 	}
@@ -72,7 +72,7 @@ func (ls *lanes) serve() {
 			ls.want(l, 0)
 			continue
 		}
-		n := l.room()
+		n := ls.room(l)
 		if n > 1 && !(ls.turns[0].empty() && ls.turns[1].empty()) {
 			n = 1
 		}

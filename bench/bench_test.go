@@ -68,7 +68,7 @@ func sample() []*row {
 
 func TestTables(t *testing.T) {
 	var out bytes.Buffer
-	writeTable(&out, sample())
+	writeTable(&out, columns, sample())
 	writeBudgets(&out, []budget{
 		{"a ratio", "≥ 0.8 ×", "0.90 × (31,962/s and 35,654/s)", verdict(true)},
 		{"a thing to come", "≤ 50 µs", "", notBuilt},
@@ -183,6 +183,71 @@ func TestUnsigned(t *testing.T) {
 	resp.Body.Close()
 	if err := target.wait(context.Background(), 1, 30*time.Second); !errors.Is(err, callhook.ErrSignatureMissing) {
 		t.Errorf("wait returned %v, want %v", err, callhook.ErrSignatureMissing)
+	}
+}
+
+// engineSample is two rows of the second part, one of which could not be measured.
+func engineSample() []*row {
+	all := sample()
+	all[0].kind.comesAgain, all[1].kind.comesAgain = "Lease 10 s", "AckWait 20 s"
+	all[0].delivered = map[int][]shared{1: {{3000, 1}, {4000, 1}, {5000, 1}}, 2: {{8000, 0.4}}}
+	all[0].through = map[int][]shared{1: {{2500, 1}}}
+	all[0].twice = 3
+	all[0].kills = []killed{{accepted: 1000, inFlight: 16, twice: 17, again: 12 * time.Second}}
+	all[1].errs[deliveryBy(2)] = errors.New("not all events arrived in time")
+	return all
+}
+
+func TestEngineTables(t *testing.T) {
+	b := &bench{sizes: sizes{processes: []int{1, 2}, pending: 20_000, deadN: 100_000, killN: 1000, dead: 10 * time.Second, grace: 5 * time.Second}}
+	var out bytes.Buffer
+	b.writeEngines(&out, engineSample())
+	golden(t, "engines.md", out.Bytes())
+}
+
+// TestEngines: two processes share what is pending on each engine; when one of them is
+// killed nothing is lost, and what was in flight is known and still pending.
+func TestEngines(t *testing.T) {
+	r, err := newReceiver()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	b := &bench{receiver: r, root: t.TempDir(), sizes: sizes{pending: 400, killN: 400, killLimit: 500 * time.Millisecond, limit: time.Minute}}
+	b.cluster, b.clusterErr = startCluster(t.Context(), true)
+	if b.clusterErr != nil && !errors.Is(b.clusterErr, errNoInitdb) {
+		t.Fatal(b.clusterErr)
+	}
+	defer b.cluster.stop()
+	b.spread = eventsOf(0, b.pending, endpoints)
+	rows, err := b.rows(engineKinds())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, measured := range rows {
+		t.Run(measured.kind.key, func(t *testing.T) {
+			if measured.kind.postgres && b.clusterErr != nil {
+				t.Skip(b.clusterErr)
+			}
+			if err := b.delivery(t.Context(), measured, 2); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.passThrough(t.Context(), measured, 2); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range []shared{measured.delivered[2][0], measured.through[2][0]} {
+				if s.rate <= 0 || s.least < 0 || s.least > 0.5 {
+					t.Errorf("%.1f events a second, of which one process had the share %.2f", s.rate, s.least)
+				}
+			}
+			if err := b.takeover(t.Context(), measured); err != nil {
+				t.Fatal(err)
+			}
+			got := measured.kills[0]
+			if got.accepted < b.killN || got.lost != 0 || got.inFlight == 0 || got.waiting < got.inFlight {
+				t.Errorf("%d accepted, %d lost, %d in flight, %d pending at the end", got.accepted, got.lost, got.inFlight, got.waiting)
+			}
+		})
 	}
 }
 

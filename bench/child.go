@@ -21,7 +21,7 @@ const childVariable = "CALLHOOK_BENCH_CHILD"
 
 // task is what a child does.
 type task struct {
-	Do     string // "memory", "produce", "resume", "fill" or "work"
+	Do     string // "memory", "produce", "resume", "fill", "work", "serve" or "deliver"
 	Kind   string
 	Setup  setup
 	N      int           // events
@@ -34,6 +34,7 @@ type message struct {
 	Error    string    `json:",omitempty"`
 	Accepted *int      `json:",omitempty"` // the number of an event
 	Opened   time.Time `json:",omitzero"`  // when opening the peer began
+	Server   string    `json:",omitempty"` // URL of the server that runs
 	Pending  *int      `json:",omitempty"`
 	Filled   int       `json:",omitempty"` // events that are pending
 	Grown    int64     `json:",omitempty"` // bytes of anonymous memory that they take
@@ -71,6 +72,10 @@ func child() int {
 			err = t.fill(k, say)
 		case "work":
 			err = t.work(k, say)
+		case "serve":
+			err = t.serve(k, say)
+		case "deliver":
+			err = t.deliver(k, say)
 		default:
 			err = fmt.Errorf("no task %q", t.Do)
 		}

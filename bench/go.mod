@@ -37,6 +37,8 @@ require (
 	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
 	github.com/benbjohnson/clock v1.3.5 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
+	github.com/callhook-go/callhook/queue/natsqueue v0.0.0
+	github.com/callhook-go/callhook/queue/riverqueue v0.0.0
 	github.com/callhook-go/callhook/queue/sqlitequeue v0.0.0
 	github.com/cenkalti/backoff/v4 v4.3.0 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
@@ -126,3 +128,7 @@ require (
 replace github.com/callhook-go/callhook => ../
 
 replace github.com/callhook-go/callhook/queue/sqlitequeue => ../queue/sqlitequeue
+
+replace github.com/callhook-go/callhook/queue/natsqueue => ../queue/natsqueue
+
+replace github.com/callhook-go/callhook/queue/riverqueue => ../queue/riverqueue

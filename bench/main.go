@@ -6,9 +6,10 @@
 //	go run ./bench -quick                # every part once and small, in under a minute
 //	go run ./bench -out bench/results    # writes results.md and plot.svg there too
 //	go run ./bench -only pool,memory     # some rows only, by key (see kinds)
+//	go run ./bench -engines              # the second part, which writes engines.md; about 25 minutes
 //
 // Storage is made in $TMPDIR, which must be on a disk to say anything about fsync, with
-// room for 6 GB. River's row on Postgres needs initdb and postgres on PATH.
+// room for 6 GB. Rows on Postgres need initdb and postgres on PATH.
 //
 // # What is done
 //
@@ -43,6 +44,27 @@
 // Of lookups: the worst over 200 ms is how much longer than its budget a lookup took
 // whose endpoint stalls in that way; a hedge is a second request beside a slow first.
 //
+// # The second part
+//
+// -engines compares callhook on engines that several machines share, natsqueue and
+// riverqueue, with the engines used bare, each beside the row that makes the same promise.
+// A server is a process of its own, on loopback, and so is each worker; producers and the
+// receiver are this one. All on one machine: more workers show that they share the
+// work, and what that costs, and not what more machines would do.
+//
+//   - enqueue is as above.
+//   - delivery and end to end are by 1, 2 and 4 processes with 16 attempts at once each, over
+//     ten endpoints. callhook gives a lane to one process at a time; the bare engines
+//     give anybody anything, in any order. In brackets stands the share of the process that
+//     delivered least. The backlog is there when the processes begin, all at once; before
+//     end to end they have had 5 s to divide the lanes.
+//   - came twice counts events that arrived again after they had, or, where a process was
+//     killed, after a request had been cut off.
+//   - a dead endpoint: as above, but with a backlog of its own that was there before two
+//     processes begin. callhook has its defaults here (1,024 attempts, 8 for a webhook).
+//   - a process is killed: from the kill until all came again that was in flight in it.
+//     What says when is a setting; callhook's queues have their defaults.
+//
 // callhook builds its bodies from the call in each measurement; the others are given
 // bodies that are there already, but for livekit, which writes its event as JSON.
 package main
@@ -64,15 +86,20 @@ func main() {
 	var o options
 	only := flag.String("only", "", "comma-separated keys of the rows to run; empty for all")
 	flag.BoolVar(&o.quick, "quick", false, "every part once and small: a smoke test, not a measurement")
+	flag.BoolVar(&o.engines, "engines", false, "the second part instead: engines for several machines")
 	flag.IntVar(&o.repeat, "rounds", 0, "rounds of which a figure is the median (default 3, with -quick 1)")
-	flag.StringVar(&o.out, "out", "", "folder to write results.md and plot.svg to; empty for none")
+	flag.StringVar(&o.out, "out", "", "folder to write results.md and plot.svg to, or engines.md; empty for none")
 	flag.Parse()
 	if *only != "" {
 		o.only = strings.Split(*only, ",")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	do := run
+	if o.engines {
+		do = runEngines
+	}
+	if err := do(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

@@ -25,6 +25,9 @@ type row struct {
 	grown               []held
 	goroutines          []float64
 	kills               []killed
+
+	delivered, through map[int][]shared // by the number of processes: a backlog, and while 16 producers raise
+	twice              int              // events of them that came again
 }
 
 func (r *row) fail(what string, err error) {
@@ -41,8 +44,24 @@ type enqueued struct {
 	rate     float64 // a second
 }
 
-// throughput measures enqueueing with 1 and 16 producers, and end to end.
+// throughput measures enqueueing, and end to end.
 func (b *bench) throughput(ctx context.Context, r *row) error {
+	if err := b.accept(ctx, r); err != nil {
+		return err
+	}
+	n := b.memoryN
+	if r.kind.durable {
+		n = b.durableN
+	}
+	rate, err := b.endToEnd(ctx, r.kind, n)
+	if err == nil {
+		r.endToEnd = append(r.endToEnd, rate)
+	}
+	return err
+}
+
+// accept measures enqueueing with 1 and 16 producers.
+func (b *bench) accept(ctx context.Context, r *row) error {
 	for _, m := range []struct {
 		producers int
 		to        *[]enqueued
@@ -62,15 +81,7 @@ func (b *bench) throughput(ctx context.Context, r *row) error {
 			return err
 		}
 	}
-	n := b.memoryN
-	if r.kind.durable {
-		n = b.durableN
-	}
-	rate, err := b.endToEnd(ctx, r.kind, n)
-	if err == nil {
-		r.endToEnd = append(r.endToEnd, rate)
-	}
-	return err
+	return nil
 }
 
 // endToEnd lets 16 producers enqueue n events and returns how many arrived in a second.
@@ -188,6 +199,12 @@ func (b *bench) deadEndpoint(ctx context.Context, r *row) error {
 	for dead, to := range []*[]tail{&r.alone, &r.beside} {
 		t := b.receiver.target(r.kind, endpoints, dead)
 		err := b.use(ctx, r.kind, t, len(b.spread), func(p peer) error {
+			if err := p.Start(ctx); err != nil {
+				return err
+			}
+			if err := b.warm(ctx, p, t, 10*time.Second); err != nil {
+				return err
+			}
 			m, err := b.steady(ctx, p, t)
 			if err == nil {
 				*to = append(*to, m)
@@ -202,21 +219,20 @@ func (b *bench) deadEndpoint(ctx context.Context, r *row) error {
 	return nil
 }
 
+// warm has an event delivered to each of endpoints 1 to 9, so that there are
+// connections, as in a process that has been up for a while.
+func (b *bench) warm(ctx context.Context, p peer, t *target, limit time.Duration) error {
+	for _, e := range b.spread[1:endpoints] {
+		if err := p.Enqueue(ctx, e); err != nil {
+			return err
+		}
+	}
+	return t.wait(ctx, endpoints-1, limit)
+}
+
 // steady raises 100 events a second and looks when those of endpoints 1 to 9 arrive;
 // the first one is that which may be dead.
 func (b *bench) steady(ctx context.Context, p peer, t *target) (tail, error) {
-	if err := p.Start(ctx); err != nil {
-		return tail{}, err
-	}
-	// Connections first, as in a process that has been up for a while.
-	for _, e := range b.spread[1:endpoints] {
-		if err := p.Enqueue(ctx, e); err != nil {
-			return tail{}, err
-		}
-	}
-	if err := t.wait(ctx, endpoints-1, 10*time.Second); err != nil {
-		return tail{}, err
-	}
 	const interval = 10 * time.Millisecond
 	events := b.spread[endpoints : endpoints+int(b.dead/interval)]
 	raised := make([]time.Time, len(events))

@@ -51,7 +51,8 @@ type killed struct {
 	accepted, lost int
 	waiting        int           // still pending when the clock stopped
 	inFlight       int           // requests that were cut off
-	again          time.Duration // from the start of the next process until all of those came again
+	again          time.Duration // until all of those came again: from the start of the next process, or from the kill where others go on
+	twice          int           // events that came again
 	limit          time.Duration // how long the clock ran
 }
 

@@ -30,7 +30,7 @@ type callhookPeer struct {
 func openCallhook(s setup, queue callhook.Queue) (peer, error) {
 	// Alone a webhook may use all workers. Beside others it has the default, which
 	// is what keeps a dead one from taking them all.
-	concurrency := 0
+	concurrency := s.Attempts
 	if len(s.URLs) == 1 {
 		concurrency = workers
 	}
@@ -39,7 +39,8 @@ func openCallhook(s setup, queue callhook.Queue) (peer, error) {
 		configs = append(configs, config(i, url, concurrency))
 	}
 	p := &callhookPeer{queue: queue, o: callhook.Options{
-		Configs: callhook.Static(configs...), Queue: queue, AllowNets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Configs: callhook.Static(configs...), Queue: queue, Concurrency: s.Attempts,
+		AllowNets: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 	}}
 	var err error
 	p.hooks, err = callhook.New(p.o)

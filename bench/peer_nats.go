@@ -23,7 +23,7 @@ func natsKinds() []kind {
 }
 
 type natsPeer struct {
-	server   *server.Server
+	server   *server.Server // in this process; nil where it is one of its own
 	sender   *sender
 	conns    []*nats.Conn
 	js       jetstream.JetStream
@@ -33,29 +33,55 @@ type natsPeer struct {
 	done     sync.WaitGroup
 }
 
-// openNATS runs the server in this process and connects to it in memory, which
-// saves the network. The stream is a work queue in files; what is fetched comes again
-// after 20 s unless it is acknowledged, which leaves an attempt its 15 s.
-func openNATS(s setup, sync bool) (peer, error) {
+// startNATS runs a server in this process, which listens on loopback or is reached in
+// memory only.
+func startNATS(dir string, sync, listen bool) (*server.Server, error) {
 	srv, err := server.NewServer(&server.Options{
-		ServerName: "bench", DontListen: true, NoSigs: true, NoLog: true, DisableJetStreamBanner: true,
-		JetStream: true, StoreDir: s.Dir, SyncAlways: sync,
+		ServerName: "bench", Host: "127.0.0.1", Port: server.RANDOM_PORT, DontListen: !listen,
+		NoSigs: true, NoLog: true, DisableJetStreamBanner: true,
+		JetStream: true, StoreDir: dir, SyncAlways: sync,
 	})
 	if err != nil {
 		return nil, err
 	}
 	go srv.Start()
-	p := &natsPeer{server: srv, sender: newSender(s.URLs)}
 	if !srv.ReadyForConnections(10 * time.Second) {
 		return nil, errors.New("the server does not start")
 	}
 	if got := srv.JetStreamConfig(); got == nil || got.SyncAlways != sync {
 		return nil, errors.New("the server does not sync as it was told")
 	}
-	// One connection for producers and one for workers: the server reads a
-	// connection in one goroutine.
+	return srv, nil
+}
+
+// openNATS runs the server in this process and connects to it in memory, which
+// saves the network.
+func openNATS(s setup, sync bool) (peer, error) {
+	srv, err := startNATS(s.Dir, sync, false)
+	if err != nil {
+		return nil, err
+	}
+	p, err := connectNATS(s, "", nats.InProcessServer(srv))
+	if err != nil {
+		srv.Shutdown()
+		return nil, err
+	}
+	p.server = srv
+	return p, nil
+}
+
+// natsAckWait is when what was fetched comes again unless it is acknowledged, which
+// leaves an attempt its 15 s.
+const natsAckWait = 20 * time.Second
+
+// connectNATS makes the stream, a work queue in files, if there is none. It takes one
+// connection for producers and one for workers: the server reads a connection in one
+// goroutine.
+func connectNATS(s setup, url string, how ...nats.Option) (*natsPeer, error) {
+	p := &natsPeer{sender: newSender(s.URLs)}
+	var err error
 	for range 2 {
-		conn, err := nats.Connect("", nats.InProcessServer(srv))
+		conn, err := nats.Connect(url, how...)
 		if err != nil {
 			return nil, err
 		}
@@ -76,7 +102,7 @@ func openNATS(s setup, sync bool) (peer, error) {
 		return nil, err
 	}
 	p.consumer, err = p.stream.CreateOrUpdateConsumer(ctx, jetstream.ConsumerConfig{
-		Durable: "senders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: 20 * time.Second,
+		Durable: "senders", AckPolicy: jetstream.AckExplicitPolicy, AckWait: natsAckWait,
 	})
 	return p, err
 }
@@ -146,8 +172,10 @@ func (p *natsPeer) Stop() error {
 		_ = c.Flush()
 		c.Close()
 	}
-	p.server.Shutdown()
-	p.server.WaitForShutdown()
+	if p.server != nil {
+		p.server.Shutdown()
+		p.server.WaitForShutdown()
+	}
 	return nil
 }
 

@@ -54,6 +54,8 @@ type riverPeer[Tx any] struct {
 
 var quiet = slog.New(slog.DiscardHandler)
 
+const riverRescue = 25 * time.Second
+
 // openRiver takes the smallest FetchCooldown, since River's documentation says that
 // it is what limits throughput. Postgres tells it of new jobs and polling is for what got
 // lost; on SQLite it polls. A job that ran when its process died is
@@ -75,7 +77,7 @@ func openRiver[Tx any](s setup, driver riverdriver.Driver[Tx], poll time.Duratio
 		Logger: quiet, Workers: all,
 		Queues:        map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: workers}},
 		FetchCooldown: time.Millisecond, FetchPollInterval: poll,
-		JobTimeout: 20 * time.Second, RescueStuckJobsAfter: 25 * time.Second,
+		JobTimeout: 20 * time.Second, RescueStuckJobsAfter: riverRescue,
 	})
 	return p, err
 }
@@ -98,8 +100,9 @@ func openRiverSQLite(s setup) (peer, error) {
 	return p, nil
 }
 
-func openRiverPostgres(s setup) (peer, error) {
-	ctx := context.Background()
+// openPostgres connects to a database and looks whether a commit is on the disk when
+// it returns.
+func openPostgres(ctx context.Context, s setup) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(s.Database)
 	if err != nil {
 		return nil, err
@@ -115,6 +118,14 @@ func openRiverPostgres(s setup) (peer, error) {
 			db.Close()
 			return nil, errors.Join(err, errors.New("postgres runs with "+name+"="+value))
 		}
+	}
+	return db, nil
+}
+
+func openRiverPostgres(s setup) (peer, error) {
+	db, err := openPostgres(context.Background(), s)
+	if err != nil {
+		return nil, err
 	}
 	p, err := openRiver(s, riverpgxv5.New(db), 100*time.Millisecond)
 	if err != nil {

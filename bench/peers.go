@@ -45,8 +45,10 @@ type kind struct {
 	synced   bool // an accepted event is on the disk
 	ours     bool // callhook
 	postgres bool // needs the cluster
+	nats     bool // needs a NATS server that is a process of its own
 
-	open func(setup) (peer, error)
+	comesAgain string // what has the setting to say when the work of a dead process is taken over
+	open       func(setup) (peer, error)
 	// verify checks the signature of a request.
 	verify func(*http.Request, []byte) error
 }
@@ -65,11 +67,13 @@ const (
 type setup struct {
 	Dir      string   // an empty folder, or what an earlier process left there
 	Database string   // connection string of a Postgres database
+	Server   string   // URL of a NATS server
 	URLs     []string // the endpoints
 	Limit    int      // how many events are pending at most
+	Attempts int      // of callhook at once in one process, all of which one webhook may take; zero for its defaults
 }
 
-// kinds are all rows, in the order of the table.
+// kinds are all rows of the first table, in its order.
 func kinds() []kind {
 	return slices.Concat(
 		callhookKinds(),
@@ -83,7 +87,7 @@ func kinds() []kind {
 }
 
 func kindOf(key string) (kind, error) {
-	for _, k := range kinds() {
+	for _, k := range slices.Concat(kinds(), engineKinds()) {
 		if k.key == key {
 			return k, nil
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -17,9 +18,11 @@ import (
 )
 
 // cluster is a Postgres server that lives as long as the run, in a folder of its own,
-// reached by a Unix socket. Its settings are initdb's, so it syncs each commit.
+// reached by a Unix socket or on loopback. Its settings are initdb's, so it syncs each
+// commit.
 type cluster struct {
 	dir  string
+	port int // on loopback; zero for the socket
 	cmd  *exec.Cmd
 	done chan struct{}
 	last atomic.Int64
@@ -27,7 +30,7 @@ type cluster struct {
 
 var errNoInitdb = errors.New("initdb is not on PATH")
 
-func startCluster(ctx context.Context) (c *cluster, err error) {
+func startCluster(ctx context.Context, loopback bool) (c *cluster, err error) {
 	initdb, err := exec.LookPath("initdb")
 	if err != nil {
 		return nil, errNoInitdb
@@ -65,7 +68,17 @@ func startCluster(ctx context.Context) (c *cluster, err error) {
 		return c, err
 	}
 	defer log.Close()
-	cmd := exec.Command(server, "-D", data, "-k", c.dir, "-c", "listen_addresses=")
+	args := []string{"-D", data, "-k", c.dir}
+	if loopback {
+		if c.port, err = freePort(); err != nil {
+			return c, err
+		}
+		// Each of many processes has a pool.
+		args = append(args, "-p", strconv.Itoa(c.port), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=300")
+	} else {
+		args = append(args, "-c", "listen_addresses=")
+	}
+	cmd := exec.Command(server, args...)
 	cmd.Dir, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = c.dir, attr, log, log
 	if err := startChild(cmd, c.done); err != nil {
 		return c, err
@@ -92,7 +105,19 @@ func somebody() (*syscall.Credential, error) {
 	return nil, errors.New("postgres does not run as root, and there is no user postgres or nobody")
 }
 
+// freePort is one that nobody listens on now: Postgres cannot pick one by itself.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return l.Addr().(*net.TCPAddr).Port, l.Close()
+}
+
 func (c *cluster) connString(database string) string {
+	if c.port > 0 {
+		return fmt.Sprintf("host=127.0.0.1 port=%d user=bench dbname=%s sslmode=disable", c.port, database)
+	}
 	return fmt.Sprintf("host=%s user=bench dbname=%s sslmode=disable", c.dir, database)
 }
 
@@ -110,6 +135,17 @@ func (c *cluster) exec(ctx context.Context, statement string) error {
 func (c *cluster) database(ctx context.Context) (name string, err error) {
 	name = fmt.Sprintf("bench_%d", c.last.Add(1))
 	return name, c.exec(ctx, "CREATE DATABASE "+name)
+}
+
+// version is that of the server.
+func (c *cluster) version(ctx context.Context) (v string, err error) {
+	conn, err := pgx.Connect(ctx, c.connString("postgres"))
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	err = conn.QueryRow(ctx, "SELECT split_part(current_setting('server_version'), ' ', 1)").Scan(&v)
+	return v, err
 }
 
 func (c *cluster) drop(ctx context.Context, name string) {

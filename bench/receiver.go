@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,7 +54,7 @@ func (r *receiver) target(k kind, endpoints, dead int) *target {
 	defer r.mu.Unlock()
 	r.last++
 	name := strconv.Itoa(r.last)
-	t := &target{verify: k.verify, revive: make(chan struct{}), wake: make(chan struct{})}
+	t := &target{verify: k.verify, revive: make(chan struct{}), wake: make(chan struct{}), by: map[string]int{}}
 	for i := range endpoints {
 		l := r.live
 		if i < dead {
@@ -103,9 +105,12 @@ type target struct {
 	checked bool
 	wake    chan struct{} // closed and made anew when count grows to want
 	want    int
-	held    chan struct{} // not nil: answers wait until it is closed
-	doom    bool          // requests that wait are never answered, and do not count
-	doomed  []int         // which those were
+	held    chan struct{}  // not nil: answers wait until it is closed
+	doom    bool           // requests that wait are never answered, and do not count
+	doomed  []int          // which those were
+	cut     []int          // events whose requests ended before they were answered
+	repeats int            // answers to what had arrived before
+	by      map[string]int // how many events first arrived from each process, where URLs name it
 }
 
 func (t *target) receive(req *http.Request, body []byte) {
@@ -134,12 +139,21 @@ func (t *target) receive(req *http.Request, body []byte) {
 		case <-held:
 		case <-req.Context().Done():
 		}
-		if doom || req.Context().Err() != nil {
+		if doom {
 			panic(http.ErrAbortHandler)
 		}
 	}
 	if t.delay > 0 {
-		time.Sleep(t.delay)
+		select {
+		case <-time.After(t.delay):
+		case <-req.Context().Done():
+		}
+	}
+	if req.Context().Err() != nil {
+		t.mu.Lock()
+		t.cut = append(t.cut, id)
+		t.mu.Unlock()
+		panic(http.ErrAbortHandler)
 	}
 	now := time.Now()
 	t.mu.Lock()
@@ -151,9 +165,13 @@ func (t *target) receive(req *http.Request, body []byte) {
 		t.at = append(t.at, make([]time.Time, max(1024, len(t.at)))...)
 	}
 	if !t.at[id].IsZero() {
-		return // again: that is allowed
+		t.repeats++ // that is allowed
+		return
 	}
 	t.at[id] = now
+	if from := req.URL.RawQuery; from != "" {
+		t.by[from]++
+	}
 	if t.count++; t.count == t.want {
 		close(t.wake)
 	}
@@ -247,6 +265,34 @@ func (t *target) doomedIDs() []int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append([]int(nil), t.doomed...)
+}
+
+// cutIDs are the events whose requests ended before they were answered.
+func (t *target) cutIDs() []int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]int(nil), t.cut...)
+}
+
+// repeated is how many requests were answered though their events had arrived before.
+func (t *target) repeated() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.repeats
+}
+
+// recount forgets who has sent what so far.
+func (t *target) recount() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.by)
+}
+
+// senders are how many events first arrived from each process that sent any.
+func (t *target) senders() []int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.by))
 }
 
 // reviveDead makes dead endpoints answer, so that a peer can be stopped.

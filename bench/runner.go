@@ -14,10 +14,11 @@ import (
 
 // options are the flags.
 type options struct {
-	quick  bool
-	repeat int // rounds; zero for the usual number
-	out    string
-	only   []string
+	quick   bool
+	engines bool // the second part
+	repeat  int  // rounds; zero for the usual number
+	out     string
+	only    []string
 }
 
 // sizes say how much is done in each measurement.
@@ -35,6 +36,12 @@ type sizes struct {
 	backlog    int           // pending deliveries of the budget for a million
 	window     time.Duration // in which its throughput is measured
 	samples    int           // of the budgets on lookups
+
+	// Of the second part:
+	processes []int         // that deliver
+	pending   int           // backlog that they deliver
+	deadN     int           // backlog of the dead endpoint
+	limit     time.Duration // of one measurement of one row
 }
 
 func (o options) sizes() sizes {
@@ -73,14 +80,9 @@ type bench struct {
 func run(ctx context.Context, o options) error {
 	began := time.Now()
 	b := &bench{options: o, sizes: o.sizes()}
-	var rows []*row
-	for _, k := range kinds() {
-		if len(o.only) == 0 || slices.Contains(o.only, k.key) {
-			rows = append(rows, &row{kind: k, errs: map[string]error{}})
-		}
-	}
-	if len(rows) == 0 {
-		return fmt.Errorf("-only %s: there are no such rows", strings.Join(o.only, ","))
+	rows, err := o.rows(kinds())
+	if err != nil {
+		return err
 	}
 	budgets := b.ownBudgets(ctx)
 	if err := ctx.Err(); err != nil {
@@ -107,6 +109,20 @@ func run(ctx context.Context, o options) error {
 	return b.report(rows, budgets, lookups, time.Since(began))
 }
 
+// rows are those of the kinds that -only selects.
+func (o options) rows(of []kind) ([]*row, error) {
+	var rows []*row
+	for _, k := range of {
+		if len(o.only) == 0 || slices.Contains(o.only, k.key) {
+			rows = append(rows, &row{kind: k, errs: map[string]error{}, delivered: map[int][]shared{}, through: map[int][]shared{}})
+		}
+	}
+	if len(rows) == 0 {
+		return nil, fmt.Errorf("-only %s: there are no such rows", strings.Join(o.only, ","))
+	}
+	return rows, nil
+}
+
 func (b *bench) start(ctx context.Context, rows []*row) (err error) {
 	defer func() {
 		if err != nil {
@@ -123,12 +139,12 @@ func (b *bench) start(ctx context.Context, rows []*row) (err error) {
 		return err
 	}
 	if slices.ContainsFunc(rows, func(r *row) bool { return r.kind.postgres }) {
-		b.cluster, b.clusterErr = startCluster(ctx)
+		b.cluster, b.clusterErr = startCluster(ctx, b.engines)
 		if b.clusterErr != nil {
 			b.cluster = nil
 		}
 	}
-	n := max(b.enqueueMax, b.memoryN, b.durableN, b.killN)
+	n := max(b.enqueueMax, b.memoryN, b.durableN, b.killN, b.pending+endpoints)
 	b.events = eventsOf(0, n, 1)
 	b.spread = eventsOf(0, n, endpoints)
 	return nil
@@ -167,7 +183,7 @@ func (b *bench) end() {
 // round measures every row once. Each measurement goes through all rows before
 // the next one begins, from another row on in each round.
 func (b *bench) round(ctx context.Context, round int, rows []*row) {
-	turn := slices.Concat(rows[round%len(rows):], rows[:round%len(rows)])
+	turn := turns(round, rows)
 	each := func(what string, measure func(context.Context, *row) error) {
 		for _, r := range turn {
 			b.step(ctx, round, what, r, measure)
@@ -196,6 +212,11 @@ func (b *bench) round(ctx context.Context, round int, rows []*row) {
 	apart("kill", b.kill, true)
 }
 
+// turns are the rows, from another one on in each round.
+func turns(round int, rows []*row) []*row {
+	return slices.Concat(rows[round%len(rows):], rows[:round%len(rows)])
+}
+
 // step measures one row and notes why it cannot be.
 func (b *bench) step(ctx context.Context, round int, what string, r *row, measure func(context.Context, *row) error) {
 	if ctx.Err() != nil {
@@ -221,7 +242,20 @@ func (b *bench) place(ctx context.Context, k kind) (s setup, drop func(), err er
 		return s, nil, err
 	}
 	remove := func() { _ = os.RemoveAll(s.Dir) }
-	if !k.postgres {
+	switch {
+	case k.nats:
+		p, err := spawn(task{Do: "serve", Kind: k.key, Setup: s})
+		if err != nil {
+			return s, nil, err
+		}
+		m, err := p.next(ctx, 20*time.Second)
+		if err != nil {
+			p.kill()
+			return s, nil, err
+		}
+		s.Server = m.Server
+		return s, func() { p.kill(); remove() }, nil
+	case !k.postgres:
 		return s, remove, nil
 	}
 	if b.clusterErr != nil {
@@ -237,6 +271,11 @@ func (b *bench) place(ctx context.Context, k kind) (s setup, drop func(), err er
 
 // use opens a peer in this process, lets f work with it, and stops it.
 func (b *bench) use(ctx context.Context, k kind, t *target, limit int, f func(peer) error) error {
+	return b.useAt(ctx, k, t, limit, func(_ setup, p peer) error { return f(p) })
+}
+
+// useAt tells f as well where the peer is, so that other processes can open it too.
+func (b *bench) useAt(ctx context.Context, k kind, t *target, limit int, f func(setup, peer) error) error {
 	s, drop, err := b.place(ctx, k)
 	if err != nil {
 		return err
@@ -247,7 +286,7 @@ func (b *bench) use(ctx context.Context, k kind, t *target, limit int, f func(pe
 	if err != nil {
 		return err
 	}
-	err = f(p)
+	err = f(s, p)
 	t.reviveDead()
 	return errors.Join(err, stopSoon(p))
 }

@@ -13,15 +13,7 @@ import (
 
 // report prints the tables, and writes them where -out says.
 func (b *bench) report(rows []*row, budgets []budget, lookups string, took time.Duration) error {
-	text := b.text(rows, budgets, lookups, took)
-	fmt.Print(text)
-	if b.out == "" {
-		return nil
-	}
-	if err := os.MkdirAll(b.out, 0o755); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(b.out, "results.md"), []byte(text), 0o644); err != nil {
+	if err := b.publish("results.md", b.text(rows, budgets, lookups, took)); err != nil || b.out == "" {
 		return err
 	}
 	f, err := os.Create(filepath.Join(b.out, "plot.svg"))
@@ -35,17 +27,24 @@ func (b *bench) report(rows []*row, budgets []budget, lookups string, took time.
 	return f.Close()
 }
 
+// publish prints a document, and writes it to a file where -out says.
+func (b *bench) publish(name, text string) error {
+	fmt.Print(text)
+	if b.out == "" {
+		return nil
+	}
+	if err := os.MkdirAll(b.out, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.out, name), []byte(text), 0o644)
+}
+
 func (b *bench) text(rows []*row, budgets []budget, lookups string, took time.Duration) string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "# callhook beside its peers\n\n%s, %s, %s/%s, %d CPUs. Median of %s, %s in all. Writing 4 KB and fsync: %s.\n",
-		time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.Version(), runtime.GOOS, runtime.GOARCH,
-		runtime.GOMAXPROCS(0), plural(b.rounds, "round"), took.Round(time.Second), short(b.fsync))
-	if b.quick {
-		w.WriteString("\nThis was a `-quick` run: it shows that everything works. Its figures are not measurements.\n")
-	}
+	b.writeHead(&w, "callhook beside its peers", took)
 	fmt.Fprintf(&w, "\nA signed JSON body of 2 KB to one receiver on loopback, 16 workers each. Memory with %s pending. Dead: %s.\n\n",
 		thousands(float64(b.held)), b.dead)
-	writeTable(&w, rows)
+	writeTable(&w, columns, rows)
 	w.WriteString("\n## Lookups\n\nA GET whose answer is two variables, before the agent speaks.\n\n")
 	w.WriteString(lookups)
 	w.WriteString("\n## Budgets\n\n")
@@ -53,13 +52,24 @@ func (b *bench) text(rows []*row, budgets []budget, lookups string, took time.Du
 	return w.String()
 }
 
-// column is one of the table.
+// writeHead says what was run where, and when.
+func (b *bench) writeHead(w io.Writer, title string, took time.Duration) {
+	fmt.Fprintf(w, "# %s\n\n%s, %s, %s/%s, %d CPUs. Median of %s, %s in all. Writing 4 KB and fsync: %s.\n",
+		title, time.Now().UTC().Format("2006-01-02 15:04 UTC"), runtime.Version(), runtime.GOOS, runtime.GOARCH,
+		runtime.GOMAXPROCS(0), plural(b.rounds, "round"), took.Round(time.Second), short(b.fsync))
+	if b.quick {
+		fmt.Fprint(w, "\nThis was a `-quick` run: it shows that everything works. Its figures are not measurements.\n")
+	}
+}
+
+// column is one of a table.
 type column struct {
 	title string
 	of    string // the measurement, whose failure explains an empty cell
 	cell  func(*row) (text string, ok bool)
 }
 
+// columns are those of the first table.
 var columns = []column{
 	{"fsync", "", func(r *row) (string, bool) { return r.kind.fsync, true }},
 	{"enqueue p50 / p99, 1 producer", "throughput", func(r *row) (string, bool) { return latencies(r.enqueue1) }},
@@ -88,7 +98,7 @@ var columns = []column{
 	{"kill -9", "kill", func(r *row) (string, bool) { return killCell(r.kills) }},
 }
 
-func writeTable(w io.Writer, rows []*row) {
+func writeTable(w io.Writer, columns []column, rows []*row) {
 	titles := []string{"peer"}
 	for _, c := range columns {
 		titles = append(titles, c.title)
