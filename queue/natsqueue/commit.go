@@ -233,14 +233,6 @@ func expire(msg *nats.Msg, ttl time.Duration) {
 	msg.Header.Set("Nats-TTL", strconv.Itoa(int(max(ttl, time.Second)/time.Second))+"s")
 }
 
-// vanish returns a message that takes the place of the last of its subject, and goes.
-func vanish(subject string, seq uint64) *nats.Msg {
-	msg := nats.NewMsg(subject)
-	expire(msg, time.Second)
-	expect(msg, seq)
-	return msg
-}
-
 // room knows how much the stream holds, without asking for each message.
 type room struct {
 	q     *Queue

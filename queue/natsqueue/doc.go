@@ -62,7 +62,7 @@
 //     a lease, between the request and the acknowledgement of its verdict. The
 //     ID is the same. A verdict that comes too late is refused by the server, unless
 //     nobody has touched the delivery since.
-//   - A server that restarts or is away for long stops nothing for good: attempts under
+//   - A server that restarts, is killed or is away for long stops nothing for good: attempts under
 //     way are finished, verdicts wait, and all goes on when it is back.
 //   - Over Options.MaxBytes only Enqueue stops, and what is delivered makes room. A
 //     server that is full itself settles nothing: verdicts are writes. Leave room.
@@ -78,9 +78,9 @@
 // called, until Close. Who takes a partition over, and the first such call, reads its
 // index: some 40,000 pending ones a second. An ID that is remembered takes about 370
 // bytes on each server's disk, and some hundred of its memory: 100,000 events a day
-// are 150 MB. A delivery that arrives at its first attempt is three messages: itself,
-// that it is done, and an empty one in its own place that goes after a second. An
-// attempt that failed is one more. With sync_interval: always each costs a sync, unless
+// are 150 MB. A delivery that arrives at its first attempt is two messages, itself and
+// that it is done, after which it is removed by a request. An attempt that failed is one
+// message more, and one removal. With sync_interval: always each message costs a sync, unless
 // so many come at once that a batch is quicker; BenchmarkEnqueue and BenchmarkDelivery
 // measure both. A dead letter, a replay and an erasure are atomic batches. A process
 // that consumes, or was asked as an Inspector, reads the headers of all that is written,
@@ -123,7 +123,10 @@
 // Nobody else may write to these subjects, and nobody may give the stream a max-age or
 // purge it: a delivery that was taken away is logged and forgotten, and counts no more.
 //
-// Erase removes what the server returns. The file of the stream keeps the bytes until
-// the server compacts that part of it; encrypt it (cipher, in the server's jetstream
-// block), or seal deliveries (callhook.Options.SealKey), where that matters.
+// What is settled is removed by its sequence, and nothing is left to displacement or to
+// an expiry alone: of a message that another displaces the server (2.15) notes nothing, and
+// where it is killed after the other has expired it has the first again. Erase has the
+// server overwrite the bytes in its file, unless that is encrypted. What earlier attempts
+// left, before the last, it keeps until it compacts that part of the file; and backups keep
+// all. Seal deliveries (callhook.Options.SealKey) where that matters.
 package natsqueue

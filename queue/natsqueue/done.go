@@ -3,17 +3,19 @@ package natsqueue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// What arrived is one message, of kind done, from which on it is settled. What follows
-// may be late, and is made good by who has the partition next: the message of kind
-// pending is swept away, and now and then a checkpoint says that all done up to some
-// sequence is counted and swept, so that nobody has to read what was done before.
+// What is settled is so from one message on, of kind done. What follows may be late, and
+// is made good by who has the partition next: the messages that are superseded by it are
+// swept away, and now and then a checkpoint says that all done up to some sequence is
+// counted and swept, so that nobody has to read what was done before.
 
 // checkpointEvery is how much may be delivered in a partition until it is counted.
 const checkpointEvery = 1000
@@ -32,7 +34,18 @@ func (q *Queue) doneMessage(c *change) *nats.Msg {
 	return msg
 }
 
-// sweep has what is done vanish from what is pending. The caller holds q.mu.
+// superseded notes what a message of another process has left: who has the partition
+// sweeps it. The caller holds q.mu.
+func (q *Queue) superseded(p *part, rest leftover) {
+	switch {
+	case q.follow.loading:
+		p.left = append(p.left, rest)
+	case p.owned:
+		q.sweep(p, rest)
+	}
+}
+
+// sweep has what is superseded removed. The caller holds q.mu.
 func (q *Queue) sweep(p *part, all ...leftover) {
 	if len(all) == 0 || q.unswept {
 		return
@@ -60,34 +73,68 @@ func (q *Queue) sweep(p *part, all ...leftover) {
 
 // sweepOnce returns those of which it is not known whether they are swept.
 func (q *Queue) sweepOnce(unclean map[uint64]bool, all []leftover) (left []leftover) {
-	acks := make([]jetstream.PubAckFuture, len(all))
+	errs := make([]error, len(all))
+	parallel(len(all), func(i int) { errs[i] = all[i].remove(q) })
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for i, rest := range all {
-		if rest.last > 0 {
-			_, _ = q.js.PublishMsgAsync(vanish(q.subject(kindState, rest.place), rest.last))
-		}
-		acks[i], _ = q.js.PublishMsgAsync(vanish(q.subject(kindPending, rest.place), rest.seq))
-	}
-	timeout := time.After(ioTimeout)
-	for i, ack := range acks {
-		err := nats.ErrTimeout
-		if ack != nil {
-			select {
-			case <-ack.Ok():
-				err = nil
-			case err = <-ack.Err():
-			case <-timeout:
-				timeout = expired
-			}
-		}
-		if err != nil && !isConflict(err) { // else somebody else has swept
-			left = append(left, all[i])
+		if errs[i] != nil {
+			left = append(left, rest)
 			continue
 		}
-		q.mu.Lock()
-		delete(unclean, all[i].done)
-		q.mu.Unlock()
+		delete(unclean, rest.done)
 	}
 	return left
+}
+
+func (rest *leftover) remove(q *Queue) error {
+	for _, seq := range []uint64{rest.last, rest.seq} {
+		if seq == 0 {
+			continue
+		}
+		if err := q.remove(seq, rest.erase); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove deletes a message; one that is gone already is no error. erase: its bytes are
+// overwritten, too. Nothing else takes a message away for good: of one that another
+// displaces the server notes nothing, and has it back when it is killed after the other
+// has expired.
+func (q *Queue) remove(seq uint64, erase bool) error {
+	ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
+	defer cancel()
+	del := q.stream.DeleteMsg
+	if erase {
+		del = q.stream.SecureDeleteMsg
+	}
+	err := del(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if _, gone := q.stream.GetMsg(ctx, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil // somebody else has swept
+		}
+	}
+	return err
+}
+
+// parallel calls f with each number below n, several at a time.
+func parallel(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range min(16, n) {
+		wg.Go(func() {
+			for i := range next {
+				f(i)
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
 }
 
 // checkpoints writes those that are due.

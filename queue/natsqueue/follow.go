@@ -409,8 +409,15 @@ func (q *Queue) readOnce(ctx context.Context, from uint64, subjects string, see 
 		return err
 	}
 	defer messages.Stop()
-	for count := uint64(1); ; count++ {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
+	for count := uint64(0); ; {
+		msg, err := messages.Next(jetstream.NextMaxWait(100 * time.Millisecond))
+		if errors.Is(err, nats.ErrTimeout) { // the last may have been removed before it was sent
+			info, err := consumer.Info(ctx)
+			if err != nil || info.NumPending == 0 && info.Delivered.Consumer == count {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -418,7 +425,7 @@ func (q *Queue) readOnce(ctx context.Context, from uint64, subjects string, see 
 		if err != nil {
 			return err
 		}
-		if meta.Sequence.Consumer != count {
+		if count++; meta.Sequence.Consumer != count {
 			return errors.New("a message is missing")
 		}
 		if kind, part, ok := q.parse(msg.Subject()); ok {

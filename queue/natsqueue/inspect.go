@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -144,20 +143,7 @@ func selects(f *callhook.Filter, l callhook.LaneRef) bool {
 func (q *Queue) readMany(ctx context.Context, all []found) ([]*callhook.Delivery, error) {
 	ds := make([]*callhook.Delivery, len(all))
 	errs := make([]error, len(all))
-	var wg sync.WaitGroup
-	next := make(chan int)
-	for range min(16, len(all)) {
-		wg.Go(func() {
-			for i := range next {
-				ds[i], errs[i] = q.readFound(ctx, &all[i])
-			}
-		})
-	}
-	for i := range all {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
+	parallel(len(all), func(i int) { ds[i], errs[i] = q.readFound(ctx, &all[i]) })
 	for _, err := range errs {
 		if err != nil {
 			return nil, q.failed("reading", err)
@@ -325,8 +311,8 @@ func (q *Queue) Replay(ctx context.Context, f callhook.Filter) (int, error) {
 	return n, nil
 }
 
-// Erase implements [callhook.Inspector]. The server no longer returns what was erased;
-// when it overwrites the file is its affair, see the package's documentation.
+// Erase implements [callhook.Inspector]. The server overwrites what was erased in its
+// files, soon after; see the package's documentation for what it does not.
 func (q *Queue) Erase(ctx context.Context, f callhook.Filter) (int, error) {
 	if err := q.check(ctx); err != nil {
 		return 0, err

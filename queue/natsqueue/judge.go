@@ -20,8 +20,8 @@ import (
 // judge writes what becomes of deliveries, on the condition that nobody has changed any
 // of it meanwhile. What a replay, an erasure or a death changes goes in one atomic
 // batch, together with the counts of its lane. What is tried again is one message, and
-// so is what arrived: that it is done, by which its lane is counted too, and after
-// which what was pending is swept away. So a delivery is never settled twice, never both
+// so is what arrived: that it is done, by which its lane is counted too. What is
+// superseded by that is swept away then. So a delivery is never settled twice, never both
 // dead and pending, and counted once.
 type judge struct {
 	q        *Queue
@@ -58,7 +58,7 @@ type change struct {
 }
 
 const (
-	changesAtOnce = 200 // of at most four messages each
+	changesAtOnce = 300 // of at most two messages each, and those of their lanes
 	changesSize   = 4 << 20
 )
 
@@ -218,7 +218,7 @@ func (j *judge) write(changes []*change) ([]*change, error) {
 			together = append(together, c)
 		}
 	}
-	if q := j.q; q.pace.together(2 * len(single)) { // they are swept too
+	if q := j.q; q.pace.together(len(single)) {
 		single, together = nil, changes
 	}
 	left, err := j.oneByOne(single)
@@ -261,9 +261,6 @@ func (j *judge) oneByOne(changes []*change) (left []*change, err error) {
 		default:
 			c.mainSeq = seqs[i]
 			q.finish(c, nil)
-			if c.state == callhook.StateDelivered {
-				q.sweep(c.it.lane.part, leftover{c.place, c.it.seq, c.last, c.mainSeq})
-			}
 		}
 	}
 	q.pump()
@@ -348,7 +345,7 @@ func (j *judge) writeBatch(changes []*change) ([]*change, error) {
 }
 
 // expectUnchanged has the server refuse a message when there is anything newer of the
-// delivery than what was handed out.
+// delivery than what was handed out, or than its dead letter.
 func (q *Queue) expectUnchanged(msg *nats.Msg, c *change) {
 	expect(msg, max(c.it.seq, c.last))
 	msg.Header.Set("Nats-Expected-Last-Subject-Sequence-Subject", q.anywhere(c.place))
@@ -359,25 +356,14 @@ func (q *Queue) messages(c *change) []*nats.Msg {
 	if c.main != nil {
 		unbatch(c.main)
 	}
-	switch {
-	case c.state == stateReplayed:
-		return []*nats.Msg{vanish(q.subject(kindDead, c.place), c.last), c.main}
-	case c.wasDead: // and is erased
-		return []*nats.Msg{q.doneMessage(c), vanish(q.subject(kindDead, c.place), c.last)}
-	case c.state == callhook.StateWaiting || c.state == callhook.StateParked:
-		q.expectUnchanged(c.main, c)
-		return []*nats.Msg{c.main}
+	var msgs []*nats.Msg
+	if c.settles() {
+		msgs = append(msgs, q.doneMessage(c))
 	}
-	msgs := []*nats.Msg{q.doneMessage(c)}
 	if c.main != nil {
 		msgs = append(msgs, c.main)
 	}
-	msgs = append(msgs, vanish(q.subject(kindPending, c.place), c.it.seq))
-	if c.last > 0 {
-		state := vanish(q.subject(kindState, c.place), 0)
-		state.Header.Del("Nats-Expected-Last-Subject-Sequence")
-		msgs = append(msgs, state)
-	}
+	q.expectUnchanged(msgs[0], c)
 	return msgs
 }
 
@@ -424,14 +410,10 @@ func (j *judge) refresh(changes []*change, why error) (left []*change, err error
 			return append(left, changes[i:]...), err
 		}
 		gone := raw.Sequence != want
-		if !gone && !c.wasDead { // it may have arrived, and not be swept away yet
-			arrived := c.place
-			arrived.lane = string(callhook.StateDelivered)
-			done, err := q.last(q.subject(kindDone, arrived))
-			if err != nil {
+		if !gone { // it may be superseded, and not be swept away yet
+			if gone, err = q.isSuperseded(c, want); err != nil {
 				return append(left, changes[i:]...), err
 			}
-			gone = done.Sequence > want
 		}
 		if gone {
 			q.mu.Lock()
@@ -470,6 +452,23 @@ func (j *judge) refresh(changes []*change, why error) (left []*change, err error
 	return left, why
 }
 
+// isSuperseded reports whether a delivery, or a dead letter, is settled or replayed since
+// a sequence.
+func (q *Queue) isSuperseded(c *change, since uint64) (bool, error) {
+	subjects := []string{q.subject(kindPending, c.place)} // a dead letter is replayed
+	for _, outcome := range []callhook.State{callhook.StateDelivered, callhook.StateDead, stateErased} {
+		done := c.place
+		done.lane = string(outcome)
+		subjects = append(subjects, q.subject(kindDone, done))
+	}
+	for _, subject := range subjects {
+		if raw, err := q.last(subject); err != nil || raw.Sequence > since {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // last returns the last message of a subject; its Sequence is zero if there is none.
 func (q *Queue) last(subject string) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
@@ -494,18 +493,22 @@ func (q *Queue) finish(c *change, err error) {
 		if q.dead[it.id] == it {
 			delete(q.dead, it.id)
 		}
+		q.sweep(p, leftover{seq: c.last, done: c.mainSeq})
 	case c.wasDead && (err == nil || err == errGone):
 		if q.dead[it.id] == it {
 			delete(q.dead, it.id)
 		}
 		if err == nil {
 			q.passed(it.id, c.mainSeq, p)
+			q.sweep(p, leftover{seq: c.last, done: c.mainSeq, erase: true})
 		}
 	case err == nil, err == errGone:
 		if err == nil && q.passed(it.id, c.mainSeq, p) && c.state == callhook.StateDelivered {
 			it.lane.arrived(c.mainSeq)
 		}
-		q.drop(it)
+		if q.drop(it); err == nil {
+			q.sweep(p, leftover{it.seq, c.last, c.mainSeq, c.state == stateErased})
+		}
 		if err == nil && c.state == callhook.StateDead && p.followed && q.items[it.id] == nil {
 			if known := q.dead[it.id]; known == nil || known.last < c.mainSeq {
 				dead := *it

@@ -52,11 +52,12 @@ type part struct {
 	ownerSeq uint64
 }
 
-// leftover is a delivery that is done, and may be in the stream as pending still.
+// leftover is what may be in the stream still of a delivery that is settled, or of a
+// dead letter that was replayed.
 type leftover struct {
-	place     place
-	seq, last uint64
-	done      uint64
+	seq, last uint64 // of the messages: the delivery, and what its last attempt left; or zero
+	done      uint64 // of the one that has superseded them
+	erase     bool   // nothing may be left of them
 }
 
 // item is a delivery.
@@ -168,6 +169,7 @@ func (q *Queue) see(m *message) {
 		}
 		if dead := q.dead[string(ix.ID)]; dead != nil && dead.last < m.seq {
 			delete(q.dead, dead.id)
+			q.superseded(p, leftover{seq: dead.last, done: m.seq}) // it was replayed
 		}
 		if it := q.items[string(ix.ID)]; it != nil {
 			if it.seq >= m.seq {
@@ -186,6 +188,9 @@ func (q *Queue) see(m *message) {
 	case kindState:
 		k, ok := markOf(m.header)
 		it := q.items[string(k.ID)]
+		if ok && q.follow.loading && (it == nil || it.seq > m.seq) {
+			q.superseded(p, leftover{seq: m.seq, done: m.seq}) // its delivery is not pending any more
+		}
 		if !ok || it == nil || it.last >= m.seq || it.seq > m.seq {
 			return
 		}
@@ -206,6 +211,7 @@ func (q *Queue) see(m *message) {
 		q.come(string(ix.ID), m.seq)
 		if it := q.items[string(ix.ID)]; it != nil && it.seq < m.seq {
 			q.drop(it)
+			q.superseded(p, leftover{seq: it.seq, last: it.last, done: m.seq})
 		}
 		if dead := q.dead[string(ix.ID)]; q.gone[string(ix.ID)].seq > m.seq || dead != nil && dead.last >= m.seq || q.items[string(ix.ID)] != nil {
 			return
@@ -227,14 +233,13 @@ func (q *Queue) see(m *message) {
 		}
 		if it := q.items[id]; it != nil && it.seq < m.seq {
 			q.drop(it)
-			if rest := (leftover{q.placeOf(it.id, it.lane.name), it.seq, it.last, m.seq}); q.follow.loading {
-				p.left = append(p.left, rest)
-			} else if p.owned && !known {
-				q.sweep(p, rest)
+			if !known {
+				q.superseded(p, leftover{it.seq, it.last, m.seq, k.State == stateErased})
 			}
 		}
 		if dead := q.dead[id]; dead != nil && dead.last < m.seq {
 			delete(q.dead, id)
+			q.superseded(p, leftover{dead.last, 0, m.seq, k.State == stateErased})
 		}
 	case kindLane:
 		t, ok := tallyOf(m.header)
