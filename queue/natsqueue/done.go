@@ -45,44 +45,77 @@ func (q *Queue) superseded(p *part, rest leftover) {
 	}
 }
 
+// sweeper removes what is superseded, a few at a time: whoever asks the server for
+// something else waits behind its requests.
+type sweeper struct {
+	unswept bool // tests have it leave what is done for others to sweep
+	running bool
+	pending fifo[swept]
+	ended   sync.WaitGroup
+}
+
+type swept struct {
+	leftover
+	unclean map[uint64]bool // of its partition
+}
+
 // sweep has what is superseded removed. The caller holds q.mu.
 func (q *Queue) sweep(p *part, all ...leftover) {
-	if len(all) == 0 || q.unswept {
+	s := &q.sweeper
+	if len(all) == 0 || s.unswept {
 		return
 	}
 	if p.unclean == nil {
 		p.unclean = map[uint64]bool{}
 	}
-	unclean := p.unclean
 	for _, rest := range all {
-		unclean[rest.done] = true
+		p.unclean[rest.done] = true
+		s.pending.push(swept{rest, p.unclean})
 	}
-	q.sweeps.Add(1)
-	go func() {
-		defer q.sweeps.Done()
-		for left := all; len(left) > 0 && q.check(context.Background()) == nil; {
-			if left = q.sweepOnce(unclean, left); len(left) > 0 {
-				select {
-				case <-q.ctx.Done():
-				case <-time.After(time.Second):
-				}
-			}
-		}
-	}()
+	if !s.running {
+		s.running = true
+		s.ended.Add(1)
+		go q.sweepAll()
+	}
 }
 
-// sweepOnce returns those of which it is not known whether they are swept.
-func (q *Queue) sweepOnce(unclean map[uint64]bool, all []leftover) (left []leftover) {
-	errs := make([]error, len(all))
-	parallel(len(all), func(i int) { errs[i] = all[i].remove(q) })
+func (q *Queue) sweepAll() {
+	s := &q.sweeper
+	defer s.ended.Done()
+	for {
+		var some []swept
+		q.mu.Lock()
+		for s.pending.len() > 0 && len(some) < 256 && !q.closed {
+			some = append(some, s.pending.pop())
+		}
+		s.running = len(some) > 0
+		q.mu.Unlock()
+		if len(some) == 0 {
+			return
+		}
+		if left := q.sweepOnce(some); left > 0 {
+			select {
+			case <-q.ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+// sweepOnce returns of how many it is not known whether they are swept: they are tried
+// again.
+func (q *Queue) sweepOnce(some []swept) (left int) {
+	errs := make([]error, len(some))
+	parallel(len(some), func(i int) { errs[i] = some[i].remove(q) })
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for i, rest := range all {
+	for i, rest := range some {
 		if errs[i] != nil {
-			left = append(left, rest)
+			q.sweeper.pending.push(rest)
+			left++
 			continue
 		}
-		delete(unclean, rest.done)
+		delete(rest.unclean, rest.done)
 	}
 	return left
 }
@@ -158,7 +191,7 @@ func (j *judge) checkpoints() {
 func (j *judge) checkpoint(p *part) {
 	q := j.q
 	q.mu.Lock()
-	if !p.followed || p.since == 0 || q.unswept {
+	if !p.followed || p.since == 0 || q.sweeper.unswept {
 		q.mu.Unlock()
 		return
 	}

@@ -17,5 +17,5 @@ func Owned(q *Queue) (n int) {
 func LeaveUnswept(q *Queue) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.unswept = true
+	q.sweeper.unswept = true
 }

@@ -24,7 +24,6 @@ type Queue struct {
 	ctx    context.Context // ends with Close
 	end    context.CancelFunc
 	work   sync.WaitGroup // goroutines that end with Close
-	sweeps sync.WaitGroup // of what is done
 
 	raise  committer // writes what is enqueued
 	room   room
@@ -33,11 +32,11 @@ type Queue struct {
 	follow follower
 	seat   seat
 
-	mu      sync.Mutex
-	closed  bool
-	unswept bool // tests have it leave what is done for others to sweep
+	mu     sync.Mutex
+	closed bool
 	view
 	line
+	sweeper sweeper
 }
 
 var (
@@ -142,7 +141,7 @@ func (q *Queue) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
 	defer cancel()
 	q.seat.leave(ctx)
-	q.sweeps.Wait()
+	q.sweeper.ended.Wait()
 	q.end()
 	q.follow.stop()
 	q.work.Wait()
