@@ -210,7 +210,9 @@ func (c *compiler) preCall(w *PreCallWebhook) *preCall {
 // webhook's timeout (default 2s, which covers DNS, connect, TLS, headers, body
 // and every attempt) and within ctx, whatever the endpoint does, and always with
 // variables that can be used. It has no error to check, so that no runtime ends
-// a call over it; [PreCallResult.Err] says why it fell back, if it did.
+// a call over it; [PreCallResult.Err] says why it fell back, if it did. Where this
+// process has never had the agent's config, it is waited for first, at most 2 s: see
+// [ConfigSource].
 //
 // It looks up inbound calls unless the config says otherwise, makes one more
 // attempt only when the connection could not be made and there is time left, and

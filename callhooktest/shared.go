@@ -3,6 +3,7 @@ package callhooktest
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +21,7 @@ func sharedPromises(inspects bool) []promise {
 var sharedConsumePromises = []promise{
 	{"what one enqueues another hands out", sharedEnqueue},
 	{"several share the lanes, and each delivery is handed out once", sharedLanes},
-	{"the order of calls holds while others come and go", sharedOrder},
+	{"the order of calls holds, and a lane is one's, while others come and go", sharedOrder},
 	{"what one that ends was handed goes on with another, as it was stored last", sharedEnd},
 	{"of a lane that is taken over one that was parked goes by itself", sharedTakeover},
 	{"Release frees only what the releaser's own lanes have", sharedRelease},
@@ -104,8 +105,13 @@ func sharedLanes(tr *trial) {
 func sharedOrder(tr *trial) {
 	const calls, each = 60, 6
 	var settled atomic.Int64
+	has := holders{all: map[string]holder{}}
 	join := func(one *trial) {
 		one.consume(func(d *callhook.Delivery) callhook.Verdict {
+			if !has.enter(d.Lane, one) {
+				tr.Errorf("%s is in the handlers of two at the same time", d.Lane)
+			}
+			defer has.leave(d.Lane)
 			time.Sleep(time.Millisecond)
 			if d.Attempts++; d.Attempts == 1 && (len(d.ID)+int(d.ID[len(d.ID)-1]))%3 == 0 {
 				return callhook.RetryAt(time.Now().Add(time.Millisecond))
@@ -135,6 +141,33 @@ func sharedOrder(tr *trial) {
 	for _, other := range others {
 		other.end()
 	}
+}
+
+// holders is in whose handlers deliveries of each lane are.
+type holders struct {
+	mu  sync.Mutex
+	all map[string]holder
+}
+
+type holder struct {
+	who *trial
+	n   int
+}
+
+// enter reports whether nobody else has the lane.
+func (h *holders) enter(lane string, who *trial) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := h.all[lane]
+	alone := now.n == 0 || now.who == who
+	h.all[lane] = holder{who, now.n + 1}
+	return alone
+}
+
+func (h *holders) leave(lane string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.all[lane] = holder{h.all[lane].who, h.all[lane].n - 1}
 }
 
 // A deployment of one node of two.

@@ -22,7 +22,7 @@ import (
 )
 
 // pages are those of docs/ that people write: what they show is held to what there is.
-var pages = []string{"getting-started.md", "testing.md", "production.md", "migrating.md", "troubleshooting.md"}
+var pages = []string{"getting-started.md", "testing.md", "production.md", "scaling.md", "migrating.md", "troubleshooting.md"}
 
 // block is a fenced block of a page, with the comment that stands before it.
 type block struct{ source, language, text string }
