@@ -43,6 +43,11 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// TestCrowd: and one that several processes share.
+func TestCrowd(t *testing.T) {
+	callhooktest.TestQueue(t, func(t *testing.T, dir string) callhook.Queue { return openCrowd(t, dir, "") })
+}
+
 // bare is a model that is no Inspector.
 type bare struct{ callhook.Queue }
 
@@ -85,6 +90,9 @@ var faults = []struct {
 	{"goes on counting", "Replay", "a dead letter goes again as it is, its attempts and its age start over", "has Attempts 5, Rejections 4, Postponed 3"},
 	{"forgets erased", "Erase", "a delivery is erased in whatever state, and its ID stays remembered", "Counts after one that was ready is erased"},
 	{"unerases", "Erase", "an attempt under way goes on, and its verdict changes nothing", "after 1 were erased in flight"},
+	{"divides lanes", "Shared", "the order of calls holds, and a lane is one's, while others come and go", "is in the handlers of two at the same time"},
+	{"leaves what another has parked", "Shared", "of a lane that is taken over one that was parked goes by itself", "0 of 2 were handed out"},
+	{"frees others' parked ones", "Shared", "Release frees only what the releaser's own lanes have", "which the one had parked, and none"},
 }
 
 // TestEveryField: each field that a queue stores is set in what the suite enqueues, and
@@ -138,6 +146,11 @@ func TestFaulty(t *testing.T) {
 	}
 	callhooktest.SetPatience(time.Second)
 	callhooktest.TestQueue(t, func(t *testing.T, dir string) callhook.Queue {
+		for _, tt := range faults {
+			if tt.fault == fault && tt.group == "Shared" {
+				return openCrowd(t, dir, fault)
+			}
+		}
 		return openModel(t, dir, modelOptions{durable: true, fault: fault})
 	})
 }
