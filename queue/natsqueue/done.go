@@ -62,7 +62,7 @@ type swept struct {
 // sweep has what is superseded removed. The caller holds q.mu.
 func (q *Queue) sweep(p *part, all ...leftover) {
 	s := &q.sweeper
-	if len(all) == 0 || s.unswept {
+	if len(all) == 0 || s.unswept || q.closed {
 		return
 	}
 	if p.unclean == nil {
@@ -93,7 +93,8 @@ func (q *Queue) sweepAll() {
 		if len(some) == 0 {
 			return
 		}
-		if left := q.sweepOnce(some); left > 0 {
+		if err := q.sweepOnce(some); err != nil {
+			q.o.Logger.Warn("natsqueue: what is settled cannot be removed; trying again", "stream", q.o.Name, "error", err)
 			select {
 			case <-q.ctx.Done():
 			case <-time.After(time.Second):
@@ -102,22 +103,27 @@ func (q *Queue) sweepAll() {
 	}
 }
 
-// sweepOnce returns of how many it is not known whether they are swept: they are tried
-// again.
-func (q *Queue) sweepOnce(some []swept) (left int) {
+// sweepOnce has those tried again of which it is not known whether they are swept, and
+// returns an error when that is all of them.
+func (q *Queue) sweepOnce(some []swept) (err error) {
 	errs := make([]error, len(some))
 	parallel(len(some), func(i int) { errs[i] = some[i].remove(q) })
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	left := 0
 	for i, rest := range some {
 		if errs[i] != nil {
 			q.sweeper.pending.push(rest)
+			err = errs[i]
 			left++
 			continue
 		}
 		delete(rest.unclean, rest.done)
 	}
-	return left
+	if left < len(some) {
+		return nil
+	}
+	return err
 }
 
 func (rest *leftover) remove(q *Queue) error {

@@ -311,8 +311,9 @@ func (q *Queue) Replay(ctx context.Context, f callhook.Filter) (int, error) {
 	return n, nil
 }
 
-// Erase implements [callhook.Inspector]. The server overwrites what was erased in its
-// files, soon after; see the package's documentation for what it does not.
+// Erase implements [callhook.Inspector]. When it has returned nil the server has
+// overwritten what was erased in its files; see the package's documentation for what it
+// has not.
 func (q *Queue) Erase(ctx context.Context, f callhook.Filter) (int, error) {
 	if err := q.check(ctx); err != nil {
 		return 0, err
@@ -334,6 +335,15 @@ func (q *Queue) Erase(ctx context.Context, f callhook.Filter) (int, error) {
 	n, err := q.make(ctx, changes)
 	if err != nil {
 		return n, q.failed("erasing", err)
+	}
+	errs := make([]error, len(changes))
+	parallel(len(changes), func(i int) { // it would be swept soon, but then nobody could rely on it
+		if c := changes[i]; c.err == nil {
+			errs[i] = (&leftover{seq: c.it.seq, last: c.last, erase: true}).remove(q)
+		}
+	})
+	if err := errors.Join(errs...); err != nil {
+		return n, q.failed("overwriting what was erased, which goes on by itself,", err)
 	}
 	return n, nil
 }

@@ -2,12 +2,15 @@ package natsqueue_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -70,6 +73,25 @@ func startProcess(t *testing.T, dir string) (url string, kill func()) {
 	return strings.TrimSpace(line), kill
 }
 
+// holding returns the files of a folder that have a text.
+func holding(t *testing.T, dir, text string) (files []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		if bytes.Contains(data, []byte(text)) {
+			files = append(files, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
 // TestServerKilled: a server is killed long after deliveries were settled, in every way
 // in which that can be. None of it is back when it starts again.
 func TestServerKilled(t *testing.T) {
@@ -120,9 +142,13 @@ func TestServerKilled(t *testing.T) {
 		return callhook.Delivered().Then(settle)
 	})
 	var erased []string
+	const secret = "what nobody is to read again"
 	for _, lane := range []string{"fine", "tried", "dies", "erased"} {
 		for i := range each {
 			d := delivery(lane, fmt.Sprint(lane, i))
+			if lane == "erased" {
+				d.Body = []byte(secret)
+			}
 			if err := q.Enqueue(t.Context(), d); err != nil {
 				t.Fatal(err)
 			}
@@ -132,8 +158,14 @@ func TestServerKilled(t *testing.T) {
 		}
 	}
 	until(t, "all have their verdicts", func() bool { return settled.Load() == 4*each })
+	if files := holding(t, dir, secret); len(files) == 0 {
+		t.Error("what is to be erased is in no file: the test shows nothing")
+	}
 	if n, err := q.Erase(t.Context(), callhook.Filter{IDs: erased}); n != each || err != nil {
 		t.Fatalf("Erase returned %d, %v", n, err)
+	}
+	if files := holding(t, dir, secret); len(files) > 0 {
+		t.Errorf("what was erased is in %v", files)
 	}
 	if n, err := q.Replay(t.Context(), callhook.Filter{Webhook: "dies"}); n != each || err != nil {
 		t.Fatalf("Replay returned %d, %v", n, err)

@@ -144,8 +144,8 @@ func (o *Options) check(have jetstream.StreamConfig) error {
 		return fmt.Errorf("%w: %s allows no atomic batches or no TTLs: the server is version %s, and 2.12 is needed", ErrForeign, o.Name, o.Conn.ConnectedServerVersion())
 	}
 	if have.MaxMsgsPerSubject != 1 || have.MaxAge != 0 || have.MaxMsgs > 0 || have.Discard != want.Discard || have.Retention != want.Retention ||
-		len(have.Subjects) != 1 || have.Subjects[0] != want.Subjects[0] || have.Sealed {
-		return fmt.Errorf("%w any more: %s was edited so that it would lose deliveries: it needs subjects %s, max-msgs-per-subject 1, no max-age, no max-msgs, discard new, retention limits",
+		len(have.Subjects) != 1 || have.Subjects[0] != want.Subjects[0] || have.Sealed || have.DenyDelete {
+		return fmt.Errorf("%w any more: %s was edited so that it would lose deliveries: it needs subjects %s, max-msgs-per-subject 1, no max-age, no max-msgs, discard new, retention limits, and that messages may be deleted",
 			ErrForeign, o.Name, want.Subjects[0])
 	}
 	parts, err := strconv.Atoi(have.Metadata[metadataParts])

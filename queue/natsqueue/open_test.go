@@ -39,7 +39,7 @@ func TestOpenErrors(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ORDERS", Subjects: []string{"ORDERS.>"}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range []natsqueue.Options{{}, {Name: "EDITED"}, {Name: "FLEETING", Storage: jetstream.MemoryStorage, Partitions: 3}} {
+	for _, o := range []natsqueue.Options{{}, {Name: "EDITED"}, {Name: "KEEPING"}, {Name: "FLEETING", Storage: jetstream.MemoryStorage, Partitions: 3}} {
 		o.Conn = nc
 		q, err := natsqueue.Open(t.Context(), o)
 		if err != nil {
@@ -52,15 +52,20 @@ func TestOpenErrors(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	edited, err := js.Stream(t.Context(), "EDITED")
-	if err != nil {
-		t.Fatal(err)
+	edit := func(name string, change func(*jetstream.StreamConfig)) {
+		t.Helper()
+		stream, err := js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := stream.CachedInfo().Config
+		change(&config)
+		if _, err := js.UpdateStream(t.Context(), config); err != nil {
+			t.Fatal(err)
+		}
 	}
-	config := edited.CachedInfo().Config
-	config.MaxAge = time.Hour
-	if _, err := js.UpdateStream(t.Context(), config); err != nil {
-		t.Fatal(err)
-	}
+	edit("EDITED", func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour })
+	edit("KEEPING", func(c *jetstream.StreamConfig) { c.DenyDelete = true })
 
 	for name, tt := range map[string]struct {
 		o    natsqueue.Options
@@ -77,6 +82,7 @@ func TestOpenErrors(t *testing.T) {
 		"other storage":         {natsqueue.Options{Conn: nc, Name: "FLEETING"}, natsqueue.ErrOptions, "is kept in Memory and Storage says File"},
 		"another's stream":      {natsqueue.Options{Conn: nc, Name: "ORDERS"}, natsqueue.ErrForeign, "choose another Name"},
 		"a stream that forgets": {natsqueue.Options{Conn: nc, Name: "EDITED"}, natsqueue.ErrForeign, "no max-age"},
+		"a stream that keeps":   {natsqueue.Options{Conn: nc, Name: "KEEPING"}, natsqueue.ErrForeign, "messages may be deleted"},
 		"too many replicas":     {natsqueue.Options{Conn: nc, Name: "THREE", Replicas: 3}, nil, "opening the stream THREE (3 replicas)"},
 	} {
 		q, err := natsqueue.Open(t.Context(), tt.o)
