@@ -32,54 +32,41 @@ import (
 // process was killed; and the events of a call arrive in order.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	pool, name := database(t)
-	seen := &receiver{answered: map[string][]exchange{}}
-	endpoint := httptest.NewServer(seen)
-	defer endpoint.Close()
-	config, err := crashConfig(endpoint.URL, "nobody")
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := open(t, riverqueue.Options{Pool: pool})
-	hooks, err := callhook.New(callhook.Options{Configs: callhook.Static(config...), Queue: q})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hooks.Close()
+	s := newScene(t)
 
-	accepted, stopRaising := raiseStatuses(t, hooks)
-	workers := []*process{startWorker(t, endpoint.URL, name, 0), startWorker(t, endpoint.URL, name, 0)}
+	accepted, stopRaising := raiseStatuses(t, s.hooks)
+	workers := []*process{startWorker(t, s.endpoint, s.database, 0), startWorker(t, s.endpoint, s.database, 0)}
 	var killed []kill
 	var slowest time.Duration
 	for range 3 {
 		for _, w := range workers {
-			w.delivers(t, seen)
+			w.delivers(t, s.seen)
 		}
 		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 		i := rand.IntN(len(workers))
 		from := time.Now()
 		workers[i].kill(t)
 		killed = append(killed, kill{from, time.Now()})
-		seen.mu.Lock()
-		had := seen.ofDead(workers[i].name)
-		seen.mu.Unlock()
+		s.seen.mu.Lock()
+		had := s.seen.ofDead(workers[i].name)
+		s.seen.mu.Unlock()
 		until(t, "its lanes go on elsewhere", func() bool {
-			seen.mu.Lock()
-			defer seen.mu.Unlock()
-			return seen.elsewhere(had, workers[i].name)
+			s.seen.mu.Lock()
+			defer s.seen.mu.Unlock()
+			return s.seen.elsewhere(had, workers[i].name)
 		})
 		slowest = max(slowest, time.Since(from))
-		workers[i] = startWorker(t, endpoint.URL, name, 0)
+		workers[i] = startWorker(t, s.endpoint, s.database, 0)
 	}
 	stopRaising()
-	arrivesAndBalances(t, q, seen, int(accepted.Load()))
+	arrivesAndBalances(t, s.queue, s.seen, int(accepted.Load()))
 	for _, w := range workers {
 		w.end(t)
 	}
-	seen.mu.Lock()
-	defer seen.mu.Unlock()
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
 	repeated := 0
-	for event, all := range seen.answered {
+	for event, all := range s.seen.answered {
 		slices.SortFunc(all, func(a, b exchange) int { return a.arrived.Compare(b.arrived) })
 		for i := 1; i < len(all); i++ {
 			if repeated++; !inFlight(all[i-1], all[i], killed) {
@@ -87,7 +74,7 @@ func TestCrash(t *testing.T) {
 			}
 		}
 	}
-	for call, sequence := range seen.firsts {
+	for call, sequence := range s.seen.firsts {
 		if !slices.IsSorted(sequence) {
 			t.Errorf("the events of %s came in the order %v", call, sequence)
 		}
@@ -95,50 +82,64 @@ func TestCrash(t *testing.T) {
 	t.Logf("%d kills: %d accepted, %d arrived twice; the lanes of one that was killed went on within %s", len(killed), accepted.Load(), repeated, slowest.Round(time.Millisecond))
 }
 
+// scene is what processes that deliver are watched by: who receives, and who raises.
+type scene struct {
+	database string
+	endpoint string
+	seen     *receiver
+	queue    *riverqueue.Queue
+	hooks    *callhook.Hooks
+}
+
+func newScene(t *testing.T) *scene {
+	pool, name := database(t)
+	s := &scene{database: name, seen: &receiver{answered: map[string][]exchange{}}}
+	endpoint := httptest.NewServer(s.seen)
+	t.Cleanup(endpoint.Close)
+	s.endpoint = endpoint.URL
+	config, err := crashConfig(s.endpoint, "nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.queue = open(t, riverqueue.Options{Pool: pool})
+	if s.hooks, err = callhook.New(callhook.Options{Configs: callhook.Static(config...), Queue: s.queue}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.hooks.Close() })
+	return s
+}
+
 // TestFrozen: a process that does not stir for longer than its lease, and then goes on
 // as if nothing had been. Others have gone on with its lanes, what it comes to does not
 // count, and it gets a share again.
 func TestFrozen(t *testing.T) {
 	t.Parallel()
-	pool, name := database(t)
-	seen := &receiver{answered: map[string][]exchange{}}
-	endpoint := httptest.NewServer(seen)
-	defer endpoint.Close()
-	config, err := crashConfig(endpoint.URL, "nobody")
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := open(t, riverqueue.Options{Pool: pool})
-	hooks, err := callhook.New(callhook.Options{Configs: callhook.Static(config...), Queue: q})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hooks.Close()
-	accepted, stopRaising := raiseStatuses(t, hooks)
+	s := newScene(t)
+	accepted, stopRaising := raiseStatuses(t, s.hooks)
 	const lease = 2 * time.Second
-	frozen, other := startWorker(t, endpoint.URL, name, lease), startWorker(t, endpoint.URL, name, lease)
-	frozen.delivers(t, seen)
-	other.delivers(t, seen)
+	frozen, other := startWorker(t, s.endpoint, s.database, lease), startWorker(t, s.endpoint, s.database, lease)
+	frozen.delivers(t, s.seen)
+	other.delivers(t, s.seen)
 	if err := frozen.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	seen.mu.Lock()
-	had := seen.ofDead(frozen.name)
-	seen.mu.Unlock()
+	s.seen.mu.Lock()
+	had := s.seen.ofDead(frozen.name)
+	s.seen.mu.Unlock()
 	until(t, "its lanes go on elsewhere", func() bool {
-		seen.mu.Lock()
-		defer seen.mu.Unlock()
-		return seen.elsewhere(had, frozen.name)
+		s.seen.mu.Lock()
+		defer s.seen.mu.Unlock()
+		return s.seen.elsewhere(had, frozen.name)
 	})
 	if err := frozen.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	seen.mu.Lock()
-	seen.sent[frozen.name] = -20 // what it had under way does not count
-	seen.mu.Unlock()
-	frozen.delivers(t, seen)
+	s.seen.mu.Lock()
+	s.seen.sent[frozen.name] = -20 // what it had under way does not count
+	s.seen.mu.Unlock()
+	frozen.delivers(t, s.seen)
 	stopRaising()
-	arrivesAndBalances(t, q, seen, int(accepted.Load()))
+	arrivesAndBalances(t, s.queue, s.seen, int(accepted.Load()))
 	frozen.end(t)
 	other.end(t)
 }
