@@ -1,17 +1,13 @@
 package natsqueue_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,57 +16,21 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/callhook-go/callhook"
+	"github.com/callhook-go/callhook/queue/internal/crashtest"
 	"github.com/callhook-go/callhook/queue/natsqueue"
 )
 
-// serverFolder says to a process that it is a server, and where it keeps its streams.
-const serverFolder = "NATSQUEUE_SERVER_FOLDER"
-
-// A process that was told a folder is a server, until its input ends.
+// A server that is to be killed says its address.
 func init() {
-	dir := os.Getenv(serverFolder)
-	if dir == "" {
-		return
-	}
-	srv, err := startServer(dir, func(o *server.Options) { o.SyncAlways = false })
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	fmt.Println(srv.ClientURL())
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	os.Exit(0)
-}
-
-// startProcess starts a server in a process of its own, and returns its address and
-// what kills it.
-func startProcess(t *testing.T, dir string) (url string, kill func()) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), serverFolder+"="+dir)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill = func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		_ = in.Close()
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		kill()
-		t.Fatalf("the server does not start: %v", err)
-	}
-	return strings.TrimSpace(line), kill
+	crashtest.Role("server", func(args []string) error {
+		srv, err := startServer(args[1], func(o *server.Options) { o.SyncAlways = false })
+		if err != nil {
+			return err
+		}
+		crashtest.Say(srv.ClientURL())
+		crashtest.Told()
+		return nil
+	})
 }
 
 // holding returns the files of a folder that have a text.
@@ -126,8 +86,8 @@ func TestServerKilled(t *testing.T) {
 		return n
 	}
 
-	url, kill := startProcess(t, dir)
-	q, stream := enter(url)
+	srv := crashtest.Start(t, nil, "server", "first", dir)
+	q, stream := enter(srv.Line(t))
 	var settled atomic.Int64
 	c := consume(t, q, func(d *callhook.Delivery) callhook.Verdict {
 		settle := func() { settled.Add(1) }
@@ -186,10 +146,8 @@ func TestServerKilled(t *testing.T) {
 	}
 	o.Conn.Close()
 
-	kill()
-	url, kill = startProcess(t, dir)
-	defer kill()
-	q, stream = enter(url)
+	srv.Kill(t)
+	q, stream = enter(crashtest.Start(t, nil, "server", "second", dir).Line(t))
 	defer func() { q.Close(); o.Conn.Close() }()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
