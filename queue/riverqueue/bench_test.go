@@ -4,9 +4,11 @@ package riverqueue_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/callhook-go/callhook"
 	"github.com/callhook-go/callhook/queue/riverqueue"
@@ -104,6 +106,41 @@ func BenchmarkLatency(b *testing.B) {
 	}
 	b.StopTimer()
 	stop()
+}
+
+// BenchmarkBeside is the worst of a backlog: all of it ready, of a lane that takes
+// nothing, when a process begins on its partition. It gives the time to put one aside, and
+// how long those that are enqueued for others meanwhile wait.
+func BenchmarkBeside(b *testing.B) {
+	pool, _ := database(b)
+	q := open(b, riverqueue.Options{Pool: pool, Partitions: 1})
+	produce(b, q, b.N, 16, 1)
+	var mu sync.Mutex
+	var waits []time.Duration
+	b.ResetTimer()
+	stop := consume(b, q, func(d *callhook.Delivery) callhook.Verdict {
+		if d.Lane == event(0).Lane {
+			return callhook.Park()
+		}
+		mu.Lock()
+		waits = append(waits, time.Since(d.EnqueuedAt))
+		mu.Unlock()
+		return callhook.Delivered()
+	})
+	until(b, "all are parked", func() bool {
+		enqueue(b, q, event(1))
+		var left bool
+		if err := pool.QueryRow(context.Background(), "SELECT EXISTS (SELECT FROM callhook.callhook_deliveries d JOIN callhook.callhook_lanes l ON l.id = d.lane"+
+			" WHERE d.state = 'ready' AND l.lane = $1)", event(0).Lane).Scan(&left); err != nil {
+			b.Fatal(err)
+		}
+		return !left
+	})
+	b.StopTimer()
+	stop()
+	slices.Sort(waits)
+	b.ReportMetric(float64(waits[len(waits)*99/100].Milliseconds()), "p99-ms")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "parked/s")
 }
 
 // BenchmarkDrain is a lane that has parked ones, freed one by one.
