@@ -236,7 +236,7 @@ func expire(msg *nats.Msg, ttl time.Duration) {
 // room knows how much the stream holds, without asking for each message.
 type room struct {
 	q     *Queue
-	mu    sync.Mutex
+	turn  chan struct{} // of one who asks, and counts
 	asked time.Time
 	holds int64 // when it was asked, and what came since
 }
@@ -249,8 +249,12 @@ func (r *room) check(ctx context.Context, msgs []*nats.Msg) error {
 	if most == 0 {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if time.Since(r.asked) > 250*time.Millisecond {
 		info, err := r.q.stream.Info(ctx)
 		if err != nil {

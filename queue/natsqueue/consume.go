@@ -2,6 +2,7 @@ package natsqueue
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -21,6 +22,9 @@ const (
 
 // patience is how long a Consume that is to end tries to store verdicts.
 var patience = 10 * time.Second
+
+// closed is what is told where nobody was listening.
+var closed = func() chan nats.Status { c := make(chan nats.Status); close(c); return c }()
 
 var errConsuming = errors.New("natsqueue: the queue is consumed already: one Run at a time in a process")
 
@@ -49,6 +53,9 @@ func (q *Queue) Consume(ctx context.Context, handle callhook.Handler) error {
 
 	lost := q.conn.StatusChanged(nats.CLOSED)
 	defer q.conn.RemoveStatusListener(lost)
+	if q.conn.IsClosed() {
+		lost = closed // before anybody listened
+	}
 	var err error
 	select {
 	case <-ctx.Done():
@@ -218,6 +225,9 @@ func (q *Queue) read(it *item, last uint64) (*callhook.Delivery, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.ID != it.id {
+		return nil, jetstream.ErrMsgNotFound // the server has lost it, and another has its sequence
+	}
 	d.Seq = int64(it.seq)
 	if last == 0 {
 		return d, nil
@@ -228,17 +238,72 @@ func (q *Queue) read(it *item, last uint64) (*callhook.Delivery, error) {
 	return d, decodeProgress(raw.Data, d)
 }
 
-// get reads a message. A server that is behind may not have it yet.
+// get reads a message from any replica, and where that does not have it from the leader,
+// which may have begun to lead just now.
 func (q *Queue) get(seq uint64) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
+	defer cancel()
+	raw, err := q.stream.GetMsg(ctx, seq)
 	deadline := time.Now().Add(lookAgain)
-	for wait := time.Millisecond; ; wait *= 2 {
-		ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
-		raw, err := q.stream.GetMsg(ctx, seq)
-		cancel()
-		if !errors.Is(err, jetstream.ErrMsgNotFound) || time.Now().After(deadline) || q.o.Replicas < 2 && wait > time.Millisecond {
-			return raw, err
+	for wait := time.Millisecond; errors.Is(err, jetstream.ErrMsgNotFound); wait *= 2 {
+		if raw, err = q.ask(getRequest{Seq: seq}); raw != nil || err != nil {
+			break
+		}
+		if err = jetstream.ErrMsgNotFound; q.o.Replicas < 2 || time.Now().After(deadline) {
+			break
 		}
 		time.Sleep(wait)
+	}
+	return raw, err
+}
+
+// getRequest asks for the message of a sequence, or the last of a subject.
+type getRequest struct {
+	Seq  uint64 `json:"seq,omitempty"`
+	Last string `json:"last_by_subj,omitempty"`
+}
+
+// ask reads a message from the stream's leader, which none is ahead of; nil if there is
+// none. The client asks any replica where a stream allows that.
+func (q *Queue) ask(r getRequest) (*jetstream.RawStreamMsg, error) {
+	ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
+	defer cancel()
+	request, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := q.conn.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.GET."+q.o.Name, request)
+	if err != nil {
+		return nil, err
+	}
+	var got struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message *struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(answer.Data, &got); err != nil {
+		return nil, err
+	}
+	switch m := got.Message; {
+	case got.Error != nil && got.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil
+	case got.Error != nil:
+		return nil, got.Error
+	case m == nil:
+		return nil, errBroken
+	default:
+		raw := &jetstream.RawStreamMsg{Subject: m.Subject, Sequence: m.Seq, Data: m.Data, Time: m.Time}
+		if len(m.Header) > 0 {
+			if raw.Header, err = nats.DecodeHeadersMsg(m.Header); err != nil {
+				return nil, err
+			}
+		}
+		return raw, nil
 	}
 }
 

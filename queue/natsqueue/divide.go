@@ -24,6 +24,7 @@ func (s *seat) divide(ctx context.Context) {
 		s.claim(claim)
 	}
 	s.load(ctx)
+	s.q.judge.checkpoints()
 }
 
 // shares says which partitions to give up now, and which to claim.
@@ -145,7 +146,7 @@ func (s *seat) load(ctx context.Context) {
 			all = append(all, p)
 			if !p.owned {
 				fresh = append(fresh, p)
-				q.empty(p) // it is read anew: what another has left half done has to be known
+				p.stale = true // what another has left half done has to be known
 			}
 		}
 	}

@@ -45,8 +45,9 @@
 //     minutes are at stake, unless sync_interval is always.
 //   - In memory (Storage) they survive as long as a majority of the servers runs.
 //
-// A server that has lost the end of the stream is noticed, where it has less than was
-// seen: all is read anew, and what it has is delivered.
+// A server that has lost the end of the stream is noticed as soon as it is back, also when
+// others have written to it since: what was seen last is not there. Then all is read anew,
+// what it has is delivered, and nothing is removed that was not looked at.
 //
 // # What it promises
 //
@@ -69,7 +70,11 @@
 //
 // Any process may list, replay and erase, and sees what all have stored. What is in
 // flight, or was parked without an attempt, only the process that has it knows: others
-// show it as ready.
+// show it as ready. Where an answer of the server was lost, Replay and Erase may have done
+// more than the number that they return.
+//
+// The servers' clocks should agree to within a lease: a process that begins takes from
+// their times who has been silent for how long.
 //
 // # What it costs
 //
@@ -127,6 +132,7 @@
 // an expiry alone: of a message that another displaces the server (2.15) notes nothing, and
 // where it is killed after the other has expired it has the first again. Erase has the
 // server overwrite the bytes in its file, unless that is encrypted. What earlier attempts
-// left, before the last, it keeps until it compacts that part of the file; and backups keep
-// all. Seal deliveries (callhook.Options.SealKey) where that matters.
+// left, before the last, and the bodies of what was delivered it keeps until it compacts
+// that part of the file; the logs by which replicas agree keep what was written until they
+// are compacted, and backups keep all. Seal deliveries (callhook.Options.SealKey) where that matters.
 package natsqueue

@@ -17,8 +17,11 @@ import (
 // swept away, and now and then a checkpoint says that all done up to some sequence is
 // counted and swept, so that nobody has to read what was done before.
 
-// checkpointEvery is how much may be delivered in a partition until it is counted.
+// checkpointEvery is how much may be delivered in a partition until it is counted, and
+// checkpointAfter how long that may take: an ID is not remembered for ever.
 const checkpointEvery = 1000
+
+var checkpointAfter = remember / 8
 
 // doneMessage says that a delivery is pending no more, for as long as its ID is
 // remembered.
@@ -57,6 +60,8 @@ type sweeper struct {
 type swept struct {
 	leftover
 	unclean map[uint64]bool // of its partition
+	breaks  int             // see Queue.trusts
+	again   bool            // what became of the last request is not known
 }
 
 // sweep has what is superseded removed. The caller holds q.mu.
@@ -70,7 +75,7 @@ func (q *Queue) sweep(p *part, all ...leftover) {
 	}
 	for _, rest := range all {
 		p.unclean[rest.done] = true
-		s.pending.push(swept{rest, p.unclean})
+		s.pending.push(swept{leftover: rest, unclean: p.unclean, breaks: q.follow.breaks})
 	}
 	if !s.running {
 		s.running = true
@@ -107,12 +112,16 @@ func (q *Queue) sweepAll() {
 // returns an error when that is all of them.
 func (q *Queue) sweepOnce(some []swept) (err error) {
 	errs := make([]error, len(some))
-	parallel(len(some), func(i int) { errs[i] = some[i].remove(q) })
+	parallel(len(some), func(i int) { errs[i] = some[i].remove(q, some[i].breaks, some[i].again) })
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	left := 0
 	for i, rest := range some {
+		if rest.breaks != q.follow.breaks {
+			continue // its sequences are other messages' now
+		}
 		if errs[i] != nil {
+			rest.again = true
 			q.sweeper.pending.push(rest)
 			err = errs[i]
 			left++
@@ -126,16 +135,41 @@ func (q *Queue) sweepOnce(some []swept) (err error) {
 	return err
 }
 
-func (rest *leftover) remove(q *Queue) error {
+// remove takes the messages away, if they are still these: a server that has lost the
+// end of the stream gives their sequences to others. look: they are looked at first.
+func (rest *leftover) remove(q *Queue, breaks int, look bool) error {
+	if cluster := q.stream.CachedInfo().Cluster; cluster != nil && q.o.Replicas < 2 {
+		look = true // its only server may end, and begin again, without this connection's end
+	}
 	for _, seq := range []uint64{rest.last, rest.seq} {
 		if seq == 0 {
 			continue
+		}
+		if err := q.trusts(breaks); err != nil {
+			return err
+		}
+		if look {
+			if is, err := q.is(seq, rest.id); err != nil {
+				return err
+			} else if !is {
+				continue
+			}
 		}
 		if err := q.remove(seq, rest.erase); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// is reports whether a message is of a delivery.
+func (q *Queue) is(seq uint64, id string) (bool, error) {
+	raw, err := q.ask(getRequest{Seq: seq})
+	if err != nil || raw == nil {
+		return false, err
+	}
+	k, ok := markOf(raw.Header) // of any kind: the ID is called the same
+	return ok && string(k.ID) == id, nil
 }
 
 // remove deletes a message; one that is gone already is no error. erase: its bytes are
@@ -182,7 +216,7 @@ func (j *judge) checkpoints() {
 	q.mu.Lock()
 	var due []*part
 	for _, p := range q.parts {
-		if p.owned && p.since >= checkpointEvery+p.tried {
+		if p.owned && (p.since >= checkpointEvery+p.tried || p.since > 0 && time.Since(p.checked) > checkpointAfter) {
 			due = append(due, p)
 		}
 	}
@@ -201,6 +235,7 @@ func (j *judge) checkpoint(p *part) {
 		q.mu.Unlock()
 		return
 	}
+	p.checked = time.Now()
 	upTo := q.follow.seen
 	for seq := range p.unclean {
 		upTo = min(upTo, seq-1)

@@ -1,5 +1,10 @@
 package natsqueue
 
+import (
+	"testing"
+	"time"
+)
+
 // Owned returns how many partitions a process hands out.
 func Owned(q *Queue) (n int) {
 	q.mu.Lock()
@@ -18,4 +23,11 @@ func LeaveUnswept(q *Queue) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.sweeper.unswept = true
+}
+
+// CheckpointAfter has all be counted sooner, until the test ends.
+func CheckpointAfter(t testing.TB, d time.Duration) {
+	was := checkpointAfter
+	checkpointAfter = d
+	t.Cleanup(func() { checkpointAfter = was })
 }

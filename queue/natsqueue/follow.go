@@ -28,25 +28,11 @@ type follower struct {
 	// Guarded by q.mu:
 	everything bool   // all partitions are followed, for the Inspector
 	seen       uint64 // the last sequence of the tail
-	breaks     int    // how often the stream was found to have less than was seen
+	breaks     int    // how often the stream was found to be another than was seen
+	trusted    uint64 // the connection's number since which it is known to be the same; or zero
 	loading    bool   // what is seen is loaded
 	waiting    int    // for changed, which each message closes
 	changed    chan struct{}
-}
-
-// tail reads the headers of all that is written to the stream, in its order, and goes
-// on where it was after whatever breaks. It has no filter: a server looks through all
-// subjects of a block for the next message of a consumer with several, and so falls
-// behind for good.
-type tail struct {
-	q    *Queue
-	from uint64
-	end  context.CancelFunc
-	done chan struct{}
-
-	// Guarded by q.mu:
-	consumer jetstream.Consumer
-	count    uint64 // of its messages that were seen
 }
 
 // open starts the tail. The caller holds f.mu.
@@ -86,7 +72,7 @@ func (f *follower) follows(ctx context.Context, parts []*part) error {
 	q.mu.Lock()
 	var more []*part
 	for _, p := range parts {
-		if !p.followed {
+		if !p.followed || p.stale {
 			more = append(more, p)
 			p.buffering, p.buffer = true, nil
 		}
@@ -124,8 +110,6 @@ func (f *follower) follows(ctx context.Context, parts []*part) error {
 	}
 	return nil
 }
-
-var errLess = errors.New("the server has lost a part of it meanwhile")
 
 // load reads what there is of partitions.
 func (f *follower) load(ctx context.Context, parts []*part) (all []*message, err error) {
@@ -183,7 +167,26 @@ func (f *follower) stop() {
 	}
 }
 
-// all makes the view have everything that the stream has by now, for the Inspector.
+// look shows the view of everything that the stream has by now, for the Inspector. f is
+// called with q.mu.
+func (f *follower) look(ctx context.Context, show func()) error {
+	q := f.q
+	for {
+		if err := f.all(ctx); err != nil {
+			return err
+		}
+		q.mu.Lock()
+		if !slices.ContainsFunc(q.parts, func(p *part) bool { return !p.followed || p.buffering }) {
+			show()
+			q.mu.Unlock()
+			return nil
+		}
+		q.mu.Unlock() // a partition is read anew just now
+	}
+}
+
+// all makes the view have everything that the stream has by now, unless some of it is
+// read anew meanwhile.
 func (f *follower) all(ctx context.Context) error {
 	q := f.q
 	if err := q.check(ctx); err != nil {
@@ -215,129 +218,6 @@ func (f *follower) catchUp(ctx context.Context) error {
 	return t.catchUp(ctx)
 }
 
-func (t *tail) catchUp(ctx context.Context) error {
-	q := t.q
-	f := &q.follow
-	info, err := q.stream.Info(ctx)
-	if err != nil {
-		return err
-	}
-	q.mu.Lock()
-	f.waiting++
-	breaks := f.breaks
-	q.mu.Unlock()
-	defer func() { q.mu.Lock(); f.waiting--; q.mu.Unlock() }()
-	for {
-		q.mu.Lock()
-		seen, less, consumer, changed := f.seen, f.breaks != breaks, t.consumer, f.changed
-		q.mu.Unlock()
-		if less {
-			return errLess
-		}
-		if seen >= info.State.LastSeq {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-t.done:
-			return errClosed
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond): // the last may have gone before it was sent
-			if consumer == nil {
-				continue
-			}
-			c, err := consumer.Info(ctx)
-			q.mu.Lock()
-			all := err == nil && c.NumPending == 0 && t.consumer == consumer && t.count >= c.Delivered.Consumer
-			q.mu.Unlock()
-			if all {
-				return nil
-			}
-		}
-	}
-}
-
-func (t *tail) run(ctx context.Context) {
-	q := t.q
-	news := q.conn.StatusChanged(nats.CONNECTED)
-	defer q.conn.RemoveStatusListener(news)
-	for wait := 10 * time.Millisecond; ctx.Err() == nil; {
-		count := t.count
-		err := t.read(ctx, news)
-		if ctx.Err() != nil {
-			return
-		}
-		if wait = min(2*wait, time.Second); t.count != count {
-			wait = 10 * time.Millisecond
-		}
-		q.o.Logger.Debug("natsqueue: the stream's consumer is made anew", "stream", q.o.Name, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-news:
-		case <-time.After(wait):
-		}
-	}
-}
-
-// read follows the stream until something breaks.
-func (t *tail) read(ctx context.Context, news chan nats.Status) error {
-	q := t.q
-	info, err := q.stream.Info(ctx)
-	if err != nil {
-		return err
-	}
-	if last := info.State.LastSeq; last+1 < t.from {
-		q.o.Logger.Error("natsqueue: the server has lost the end of the stream: what is pending is read anew", "stream", q.o.Name, "seen", t.from-1, "last", last)
-		t.from = last + 1
-		q.anew(last)
-	}
-	consumer, err := q.consumer(ctx, t.from, "")
-	if err != nil {
-		return err
-	}
-	defer q.forget(consumer)
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(1000), jetstream.PullExpiry(30*time.Second), jetstream.PullHeartbeat(5*time.Second))
-	if err != nil {
-		return err
-	}
-	over := make(chan struct{})
-	defer close(over)
-	go func() {
-		select {
-		case <-ctx.Done():
-		case <-news: // the server may have forgotten the consumer
-		case <-over:
-		}
-		messages.Stop()
-	}()
-	q.mu.Lock()
-	t.consumer, t.count = consumer, 0
-	q.mu.Unlock()
-	for {
-		msg, err := messages.Next()
-		if err != nil {
-			return err
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return err
-		}
-		kind, part, ok := q.parse(msg.Subject())
-		q.mu.Lock()
-		if meta.Sequence.Consumer != t.count+1 {
-			q.mu.Unlock()
-			return errors.New("a message is missing")
-		}
-		t.count++
-		t.from = meta.Sequence.Stream + 1
-		if ok {
-			q.follow.saw(&message{kind: kind, part: part, seq: meta.Sequence.Stream, header: msg.Headers(), at: meta.Timestamp})
-		}
-		q.mu.Unlock()
-	}
-}
-
 // saw takes a message of the tail. The caller holds q.mu.
 func (f *follower) saw(m *message) {
 	q := f.q
@@ -354,22 +234,6 @@ func (f *follower) saw(m *message) {
 		close(f.changed)
 		f.changed = make(chan struct{})
 	}
-}
-
-// anew begins again with what the stream has, which is less than it had.
-func (q *Queue) anew(last uint64) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.follow.seen = last
-	q.follow.breaks++
-	for _, p := range q.parts {
-		if p.owned {
-			q.disown(p)
-		}
-		q.empty(p)
-		p.owner, p.ownerSeq = "", 0
-	}
-	q.seat.begins()
 }
 
 // readAll reads what there is of subjects from a sequence on, without their data.
@@ -401,6 +265,9 @@ func (q *Queue) readOnce(ctx context.Context, from uint64, subjects string, see 
 		return err
 	}
 	defer q.forget(consumer)
+	if err := q.current(ctx, consumer); err != nil {
+		return err
+	}
 	if consumer.CachedInfo().NumPending == 0 {
 		return nil
 	}
@@ -433,6 +300,36 @@ func (q *Queue) readOnce(ctx context.Context, from uint64, subjects string, see 
 		}
 		if meta.NumPending == 0 {
 			return nil
+		}
+	}
+}
+
+// current waits until the server that a consumer is on has all of the stream that there
+// was: one of several replicas may be behind the leader.
+func (q *Queue) current(ctx context.Context, consumer jetstream.Consumer) error {
+	if q.o.Replicas < 2 {
+		return nil
+	}
+	have, err := consumer.Info(ctx)
+	if err != nil {
+		return err
+	}
+	for first := uint64(0); ; {
+		info, err := q.stream.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if first = cmp.Or(first, info.State.LastSeq); have.Cluster == nil || info.Cluster == nil {
+			return nil
+		}
+		i := slices.IndexFunc(info.Cluster.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == have.Cluster.Leader })
+		if i < 0 || info.Cluster.Replicas[i].Lag <= info.State.LastSeq-first { // it is the leader's, or it has caught up
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

@@ -3,6 +3,7 @@ package natsqueue
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,11 +18,11 @@ import (
 // List implements [callhook.Inspector]. What other processes have in flight or parked
 // without an attempt is shown as ready.
 func (q *Queue) List(ctx context.Context, f callhook.Filter) ([]*callhook.Delivery, error) {
-	if err := q.follow.all(ctx); err != nil {
+	f.Limit = cmp.Or(max(f.Limit, 0), 100)
+	all, err := q.find(ctx, f)
+	if err != nil {
 		return nil, err
 	}
-	f.Limit = cmp.Or(max(f.Limit, 0), 100)
-	all := q.find(f)
 	ds, err := q.readMany(ctx, all)
 	for _, d := range ds {
 		d.Body, d.Record, d.Log = nil, nil, nil
@@ -31,10 +32,11 @@ func (q *Queue) List(ctx context.Context, f callhook.Filter) ([]*callhook.Delive
 
 // Get implements [callhook.Inspector].
 func (q *Queue) Get(ctx context.Context, id string) (*callhook.Delivery, error) {
-	if err := q.follow.all(ctx); err != nil {
+	all, err := q.find(ctx, callhook.Filter{IDs: []string{id}})
+	if err != nil {
 		return nil, err
 	}
-	ds, err := q.readMany(ctx, q.find(callhook.Filter{IDs: []string{id}}))
+	ds, err := q.readMany(ctx, all)
 	if err == nil && len(ds) == 0 {
 		err = fmt.Errorf("natsqueue: %w", callhook.ErrNoDelivery)
 	}
@@ -54,11 +56,13 @@ type found struct {
 	tries   int
 }
 
-// find returns what f selects, the last enqueued first.
+// find returns what f selects of all that there is, the last enqueued first.
+func (q *Queue) find(ctx context.Context, f callhook.Filter) (all []found, err error) {
+	err = q.follow.look(ctx, func() { all = q.selected(f) })
+	return all, err
+}
 
-func (q *Queue) find(f callhook.Filter) (all []found) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+func (q *Queue) selected(f callhook.Filter) (all []found) {
 	now := time.Now()
 	add := func(it *item) {
 		if it == nil {
@@ -218,22 +222,19 @@ func (q *Queue) readAt(ctx context.Context, w *found) (*callhook.Delivery, error
 
 // Counts implements [callhook.Inspector].
 func (q *Queue) Counts(ctx context.Context) (sum callhook.Counts, err error) {
-	if err := q.follow.all(ctx); err != nil {
-		return sum, err
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for _, p := range q.parts {
-		for _, l := range p.lanes {
-			c := l.counts()
-			sum.Accepted += c.Accepted
-			sum.Delivered += c.Delivered
-			sum.Dead += c.Dead
-			sum.Pending += c.Pending
-			sum.Erased += c.Erased
+	err = q.follow.look(ctx, func() {
+		for _, p := range q.parts {
+			for _, l := range p.lanes {
+				c := l.counts()
+				sum.Accepted += c.Accepted
+				sum.Delivered += c.Delivered
+				sum.Dead += c.Dead
+				sum.Pending += c.Pending
+				sum.Erased += c.Erased
+			}
 		}
-	}
-	return sum, nil
+	})
+	return sum, err
 }
 
 func (l *lane) counts() callhook.Counts {
@@ -244,25 +245,25 @@ func (l *lane) counts() callhook.Counts {
 
 // Lanes implements [callhook.Inspector].
 func (q *Queue) Lanes(ctx context.Context, f callhook.Filter) ([]callhook.LaneCounts, error) {
-	if err := q.follow.all(ctx); err != nil {
+	var out []callhook.LaneCounts
+	err := q.follow.look(ctx, func() {
+		for _, p := range q.parts {
+			for _, l := range p.lanes {
+				c := callhook.LaneCounts{LaneRef: l.LaneRef, Counts: l.counts()}
+				if !selects(&f, l.LaneRef) || c.Accepted == 0 {
+					continue
+				}
+				l.trim()
+				if l.all.len() > 0 {
+					c.Oldest = l.all.peek().enqueuedAt
+				}
+				out = append(out, c)
+			}
+		}
+	})
+	if err != nil {
 		return nil, err
 	}
-	q.mu.Lock()
-	var out []callhook.LaneCounts
-	for _, p := range q.parts {
-		for _, l := range p.lanes {
-			c := callhook.LaneCounts{LaneRef: l.LaneRef, Counts: l.counts()}
-			if !selects(&f, l.LaneRef) || c.Accepted == 0 {
-				continue
-			}
-			l.trim()
-			if l.all.len() > 0 {
-				c.Oldest = l.all.peek().enqueuedAt
-			}
-			out = append(out, c)
-		}
-	}
-	q.mu.Unlock()
 	slices.SortFunc(out, func(a, b callhook.LaneCounts) int {
 		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Agent, b.Agent), cmp.Compare(a.Webhook, b.Webhook))
 	})
@@ -278,11 +279,11 @@ func (q *Queue) Replay(ctx context.Context, f callhook.Filter) (int, error) {
 	if f.State != "" && f.State != callhook.StateDead {
 		return 0, fmt.Errorf("%w: what is %s cannot be replayed: dead letters can", callhook.ErrFilter, f.State)
 	}
-	if err := q.follow.all(ctx); err != nil {
+	f.State = callhook.StateDead
+	all, err := q.find(ctx, f)
+	if err != nil {
 		return 0, err
 	}
-	f.State = callhook.StateDead
-	all := q.find(f)
 	slices.Reverse(all)
 	n := 0
 	for part := range slices.Chunk(all, 50) {
@@ -297,9 +298,9 @@ func (q *Queue) Replay(ctx context.Context, f callhook.Filter) (int, error) {
 				return n, q.failed("replaying", err)
 			}
 			d.Attempts, d.Rejections, d.Postponed, d.EnqueuedAt = 0, 0, 0, time.Now()
-			c := &change{it: w.it, place: q.placeOf(d.ID, d.Lane), state: stateReplayed, wasDead: true, last: w.seq}
+			c := &change{it: w.it, place: q.placeOf(d.ID, d.Lane), state: stateReplayed, wasDead: true, last: w.seq, write: rand.Text()}
 			c.main = nats.NewMsg(q.subject(kindPending, c.place))
-			q.fit(c.main, d, func(d *callhook.Delivery) error { return encode(c.main, d, index{}) })
+			q.fit(c.main, d, func(d *callhook.Delivery) error { return encode(c.main, d, index{Write: c.write}) })
 			changes = append(changes, c)
 		}
 		made, err := q.make(ctx, changes)
@@ -321,25 +322,36 @@ func (q *Queue) Erase(ctx context.Context, f callhook.Filter) (int, error) {
 	if len(f.IDs) == 0 && f.Call == "" && f.Number == "" {
 		return 0, fmt.Errorf("%w selects everything: say whose data to erase, by IDs, Call or Number", callhook.ErrFilter)
 	}
-	if err := q.follow.all(ctx); err != nil {
+	all, err := q.find(ctx, f)
+	if err != nil {
 		return 0, err
 	}
 	var changes []*change
-	for _, w := range q.find(f) {
-		c := &change{it: w.it, place: q.placeOf(w.it.id, w.it.lane.name), state: stateErased, last: w.last}
+	for _, w := range all {
+		c := &change{it: w.it, place: q.placeOf(w.it.id, w.it.lane.name), state: stateErased, last: w.last, write: rand.Text()}
 		if c.wasDead = w.state == callhook.StateDead; c.wasDead {
 			c.last = w.seq
 		}
 		changes = append(changes, c)
 	}
+	q.mu.Lock()
+	breaks := q.follow.breaks
+	q.mu.Unlock()
 	n, err := q.make(ctx, changes)
 	if err != nil {
 		return n, q.failed("erasing", err)
 	}
 	errs := make([]error, len(changes))
 	parallel(len(changes), func(i int) { // it would be swept soon, but then nobody could rely on it
-		if c := changes[i]; c.err == nil {
-			errs[i] = (&leftover{seq: c.it.seq, last: c.last, erase: true}).remove(q)
+		c := changes[i]
+		rest := leftover{id: c.it.id, seq: c.it.seq, last: c.last, erase: true}
+		for errs[i] = errDoubt; c.err == nil && errs[i] == errDoubt && ctx.Err() == nil; {
+			if errs[i] = rest.remove(q, breaks, false); errs[i] == errDoubt {
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		if c.err != nil {
+			errs[i] = nil
 		}
 	})
 	if err := errors.Join(errs...); err != nil {

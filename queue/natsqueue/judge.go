@@ -49,9 +49,10 @@ type change struct {
 	attempts int
 	reason   callhook.Reason
 	until    time.Time
-	write    string
-	given    bool // by a handler
-	mainAt   int  // in the batch: main, or the first of its messages
+	write    string // see mark
+	by       uint64 // the message of somebody else that was quicker
+	given    bool   // by a handler
+	mainAt   int    // in the batch: main, or the first of its messages
 	mainSeq  uint64
 	done     chan struct{}
 	err      error
@@ -409,15 +410,19 @@ func (j *judge) refresh(changes []*change, why error) (left []*change, err error
 		if err != nil {
 			return append(left, changes[i:]...), err
 		}
-		gone := raw.Sequence != want
-		if !gone { // it may be superseded, and not be swept away yet
-			if gone, err = q.isSuperseded(c, want); err != nil {
-				return append(left, changes[i:]...), err
-			}
+		by, own, err := q.supersededBy(c, want) // it may not be swept away yet
+		if err != nil {
+			return append(left, changes[i:]...), err
 		}
-		if gone {
+		if raw.Sequence != want || by > 0 {
 			q.mu.Lock()
-			q.finish(c, errGone) // or it was this change, whose answer was lost
+			if own { // the answer was lost
+				c.mainSeq = by
+				q.finish(c, nil)
+			} else {
+				c.by = by
+				q.finish(c, errGone)
+			}
 			q.mu.Unlock()
 			continue
 		}
@@ -432,7 +437,7 @@ func (j *judge) refresh(changes []*change, why error) (left []*change, err error
 			switch {
 			case !ok:
 				left = append(left, c)
-			case c.settles(): // whatever was tried meanwhile
+			case c.settles() && !(c.given && c.state == callhook.StateDead): // whatever was tried meanwhile
 				c.last = state.Sequence
 				left = append(left, c)
 			case k.Write == c.write:
@@ -452,9 +457,10 @@ func (j *judge) refresh(changes []*change, why error) (left []*change, err error
 	return left, why
 }
 
-// isSuperseded reports whether a delivery, or a dead letter, is settled or replayed since
-// a sequence.
-func (q *Queue) isSuperseded(c *change, since uint64) (bool, error) {
+// supersededBy returns the message since a sequence by which a delivery, or a dead letter,
+// is settled or replayed; zero if there is none. own: this change has written it, and
+// then it is the main one.
+func (q *Queue) supersededBy(c *change, since uint64) (by uint64, own bool, err error) {
 	subjects := []string{q.subject(kindPending, c.place)} // a dead letter is replayed
 	for _, outcome := range []callhook.State{callhook.StateDelivered, callhook.StateDead, stateErased} {
 		done := c.place
@@ -462,20 +468,30 @@ func (q *Queue) isSuperseded(c *change, since uint64) (bool, error) {
 		subjects = append(subjects, q.subject(kindDone, done))
 	}
 	for _, subject := range subjects {
-		if raw, err := q.last(subject); err != nil || raw.Sequence > since {
-			return err == nil, err
+		raw, err := q.last(subject)
+		if err != nil {
+			return 0, false, err
+		}
+		if raw.Sequence <= since {
+			continue
+		}
+		by = max(by, raw.Sequence)
+		if k, ok := markOf(raw.Header); ok && c.write != "" && k.Write == c.write {
+			if c.state != callhook.StateDead {
+				return raw.Sequence, true, nil
+			}
+			dead, err := q.last(q.subject(kindDead, c.place))
+			return cmp.Or(dead.Sequence, raw.Sequence), err == nil && dead.Sequence > raw.Sequence, err
 		}
 	}
-	return false, nil
+	return by, false, nil
 }
 
 // last returns the last message of a subject; its Sequence is zero if there is none.
 func (q *Queue) last(subject string) (*jetstream.RawStreamMsg, error) {
-	ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
-	defer cancel()
-	raw, err := q.stream.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return &jetstream.RawStreamMsg{}, nil
+	raw, err := q.ask(getRequest{Last: subject})
+	if err == nil && raw == nil {
+		raw = &jetstream.RawStreamMsg{}
 	}
 	return raw, err
 }
@@ -493,21 +509,24 @@ func (q *Queue) finish(c *change, err error) {
 		if q.dead[it.id] == it {
 			delete(q.dead, it.id)
 		}
-		q.sweep(p, leftover{seq: c.last, done: c.mainSeq})
+		q.sweep(p, leftover{id: it.id, seq: c.last, done: c.mainSeq, erase: true})
 	case c.wasDead && (err == nil || err == errGone):
 		if q.dead[it.id] == it {
 			delete(q.dead, it.id)
 		}
 		if err == nil {
 			q.passed(it.id, c.mainSeq, p)
-			q.sweep(p, leftover{seq: c.last, done: c.mainSeq, erase: true})
+			q.sweep(p, leftover{id: it.id, seq: c.last, done: c.mainSeq, erase: true})
 		}
 	case err == nil, err == errGone:
 		if err == nil && q.passed(it.id, c.mainSeq, p) && c.state == callhook.StateDelivered {
 			it.lane.arrived(c.mainSeq)
 		}
-		if q.drop(it); err == nil {
-			q.sweep(p, leftover{it.seq, c.last, c.mainSeq, c.state == stateErased})
+		if q.drop(it); err == errGone && c.by > 0 && p.owned {
+			q.sweep(p, leftover{it.id, it.seq, c.last, c.by, false})
+		}
+		if err == nil {
+			q.sweep(p, leftover{it.id, it.seq, c.last, c.mainSeq, c.state != callhook.StateDelivered})
 		}
 		if err == nil && c.state == callhook.StateDead && p.followed && q.items[it.id] == nil {
 			if known := q.dead[it.id]; known == nil || known.last < c.mainSeq {

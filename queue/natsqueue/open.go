@@ -162,6 +162,6 @@ func (o *Options) check(have jetstream.StreamConfig) error {
 	case o.Conn.MaxPayload() < 32<<10:
 		return fmt.Errorf("%w: the server's max_payload is %d bytes, and 32 KiB are needed", ErrOptions, o.Conn.MaxPayload())
 	}
-	o.Partitions = parts
+	o.Partitions, o.Replicas = parts, have.Replicas
 	return nil
 }

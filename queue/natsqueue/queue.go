@@ -53,7 +53,7 @@ func newQueue(o Options, js jetstream.JetStream, stream jetstream.Stream) *Queue
 	}
 	q.ctx, q.end = context.WithCancel(context.Background())
 	q.raise.q, q.room.q, q.judge.q, q.follow.q, q.seat.q = q, q, q, q, q
-	q.follow.changed = make(chan struct{})
+	q.follow.changed, q.room.turn = make(chan struct{}), make(chan struct{}, 1)
 	q.seat.begin()
 	q.view.begin(o.Partitions)
 	q.line.begin()
@@ -76,6 +76,9 @@ func (q *Queue) Enqueue(ctx context.Context, ds ...*callhook.Delivery) error {
 	}
 	msgs := make([]*nats.Msg, len(ds))
 	for i, d := range ds {
+		if d.ID == "" {
+			return fmt.Errorf("natsqueue: a delivery of the lane %s has no ID", d.Lane)
+		}
 		p := q.placeOf(d.ID, d.Lane)
 		msg := nats.NewMsg(q.subject(kindPending, p))
 		if err := encode(msg, d, index{}); err != nil {
@@ -85,6 +88,9 @@ func (q *Queue) Enqueue(ctx context.Context, ds ...*callhook.Delivery) error {
 		msg.Header.Set("Nats-Expected-Last-Subject-Sequence-Subject", q.anywhere(p))
 		if size, most := msg.Size(), int(q.conn.MaxPayload()); size > most {
 			return fmt.Errorf("natsqueue: %s takes %d bytes with its body of %d, and the server's max_payload is %d: raise that, or send less", d.ID, size, len(d.Body), most)
+		}
+		if size := len(msg.Header.Get(headerIndex)); size > maxIndex {
+			return fmt.Errorf("natsqueue: the names, numbers and call of %s take %d bytes, and may take %d: the server takes no header of more than 64 KiB", d.ID, size, maxIndex)
 		}
 		msgs[i] = msg
 	}
@@ -101,6 +107,10 @@ func (q *Queue) Enqueue(ctx context.Context, ds ...*callhook.Delivery) error {
 	}
 	return nil
 }
+
+// maxIndex is what the header of a pending delivery may take, so that its dead letter
+// fits too.
+const maxIndex = 60 << 10
 
 func (q *Queue) check(ctx context.Context) error {
 	q.mu.Lock()
@@ -141,8 +151,14 @@ func (q *Queue) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
 	defer cancel()
 	q.seat.leave(ctx)
-	q.sweeper.ended.Wait()
+	swept := make(chan struct{})
+	go func() { q.sweeper.ended.Wait(); close(swept) }()
+	select {
+	case <-swept:
+	case <-ctx.Done(): // whoever has the partitions next sweeps
+	}
 	q.end()
+	<-swept
 	q.follow.stop()
 	q.work.Wait()
 	return nil

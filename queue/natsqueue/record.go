@@ -40,6 +40,7 @@ type index struct {
 	Seq        uint64    `json:"seq,omitempty"`    // of a dead letter: when it was pending
 	Reason     text      `json:"reason,omitempty"` // of a dead letter
 	Until      time.Time `json:"until,omitzero"`   // of a dead letter: how long it is kept
+	Write      string    `json:"write,omitempty"`  // of one that was replayed, see mark
 }
 
 // rest is what nobody searches, but for Record and Body.

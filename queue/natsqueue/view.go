@@ -34,8 +34,10 @@ type passing struct {
 type part struct {
 	n        int
 	followed bool // lanes says what there is
+	stale    bool // it is to be read anew, and serves until then
 	lanes    map[string]*lane
 	upTo     uint64          // see checked
+	checked  time.Time       // when a checkpoint was tried last
 	seq      uint64          // of the message that says so
 	since    int             // deliveries that arrived since, as far as is known
 	tried    int             // a checkpoint, that many of these ago
@@ -55,6 +57,7 @@ type part struct {
 // leftover is what may be in the stream still of a delivery that is settled, or of a
 // dead letter that was replayed.
 type leftover struct {
+	id        string
 	seq, last uint64 // of the messages: the delivery, and what its last attempt left; or zero
 	done      uint64 // of the one that has superseded them
 	erase     bool   // nothing may be left of them
@@ -169,7 +172,7 @@ func (q *Queue) see(m *message) {
 		}
 		if dead := q.dead[string(ix.ID)]; dead != nil && dead.last < m.seq {
 			delete(q.dead, dead.id)
-			q.superseded(p, leftover{seq: dead.last, done: m.seq}) // it was replayed
+			q.superseded(p, leftover{id: dead.id, seq: dead.last, done: m.seq, erase: true}) // it was replayed
 		}
 		if it := q.items[string(ix.ID)]; it != nil {
 			if it.seq >= m.seq {
@@ -189,7 +192,7 @@ func (q *Queue) see(m *message) {
 		k, ok := markOf(m.header)
 		it := q.items[string(k.ID)]
 		if ok && q.follow.loading && (it == nil || it.seq > m.seq) {
-			q.superseded(p, leftover{seq: m.seq, done: m.seq}) // its delivery is not pending any more
+			q.superseded(p, leftover{id: string(k.ID), seq: m.seq, done: m.seq}) // its delivery is not pending any more
 		}
 		if !ok || it == nil || it.last >= m.seq || it.seq > m.seq {
 			return
@@ -211,7 +214,7 @@ func (q *Queue) see(m *message) {
 		q.come(string(ix.ID), m.seq)
 		if it := q.items[string(ix.ID)]; it != nil && it.seq < m.seq {
 			q.drop(it)
-			q.superseded(p, leftover{seq: it.seq, last: it.last, done: m.seq})
+			q.superseded(p, leftover{it.id, it.seq, it.last, m.seq, true})
 		}
 		if dead := q.dead[string(ix.ID)]; q.gone[string(ix.ID)].seq > m.seq || dead != nil && dead.last >= m.seq || q.items[string(ix.ID)] != nil {
 			return
@@ -234,12 +237,12 @@ func (q *Queue) see(m *message) {
 		if it := q.items[id]; it != nil && it.seq < m.seq {
 			q.drop(it)
 			if !known {
-				q.superseded(p, leftover{it.seq, it.last, m.seq, k.State == stateErased})
+				q.superseded(p, leftover{id, it.seq, it.last, m.seq, k.State != callhook.StateDelivered})
 			}
 		}
 		if dead := q.dead[id]; dead != nil && dead.last < m.seq {
 			delete(q.dead, id)
-			q.superseded(p, leftover{dead.last, 0, m.seq, k.State == stateErased})
+			q.superseded(p, leftover{id, dead.last, 0, m.seq, k.State == stateErased})
 		}
 	case kindLane:
 		t, ok := tallyOf(m.header)
@@ -256,10 +259,11 @@ func (q *Queue) see(m *message) {
 	}
 }
 
-// arrived counts a delivery that a message says was done.
+// arrived counts a delivery that a message says was done. It may be told so twice.
 func (l *lane) arrived(seq uint64) {
-	if seq > max(l.tally.UpTo, l.part.upTo) {
-		l.since = append(l.since, seq)
+	at, known := slices.BinarySearch(l.since, seq)
+	if !known && seq > max(l.tally.UpTo, l.part.upTo) {
+		l.since = slices.Insert(l.since, at, seq)
 		l.part.since++
 	}
 }
@@ -343,6 +347,6 @@ func (q *Queue) empty(p *part) {
 			delete(q.gone, id)
 		}
 	}
-	p.lanes, p.followed = map[string]*lane{}, false
-	p.upTo, p.seq, p.since, p.unclean, p.left = 0, 0, 0, nil, nil
+	p.lanes, p.followed, p.stale = map[string]*lane{}, false, false
+	p.upTo, p.seq, p.since, p.unclean, p.left, p.checked = 0, 0, 0, nil, nil, time.Now()
 }

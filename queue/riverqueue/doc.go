@@ -1,5 +1,6 @@
 // Package riverqueue is callhook's queue for many processes: deliveries are rows in
-// Postgres and jobs of River (github.com/riverqueue/river), on version 15 and up.
+// Postgres and jobs of River (github.com/riverqueue/river), on version 15 and up (tested
+// on 15, 16, 17 and 18).
 //
 //	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
 //	if err != nil {
