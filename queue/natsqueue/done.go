@@ -138,7 +138,7 @@ func (q *Queue) sweepOnce(some []swept) (err error) {
 // remove takes the messages away, if they are still these: a server that has lost the
 // end of the stream gives their sequences to others. look: they are looked at first.
 func (rest *leftover) remove(q *Queue, breaks int, look bool) error {
-	if cluster := q.stream.CachedInfo().Cluster; cluster != nil && q.o.Replicas < 2 {
+	if cluster := q.stream.CachedInfo().Cluster; cluster != nil && cluster.Name != "" && q.o.Replicas < 2 {
 		look = true // its only server may end, and begin again, without this connection's end
 	}
 	for _, seq := range []uint64{rest.last, rest.seq} {
