@@ -90,6 +90,9 @@
 // measure both. A dead letter, a replay and an erasure are atomic batches. A process
 // that consumes, or was asked as an Inspector, reads the headers of all that is written,
 // some 400 bytes a message, and one that consumes writes a record four times in a lease.
+// Either has a second connection, with the options of the first, which never connects
+// again: what is settled is removed by that, so that no request of before reaches a server
+// that has lost something.
 //
 // MaxBody is the server's max_payload, which is 1 MiB unless told, less room for the
 // rest of a delivery.

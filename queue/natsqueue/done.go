@@ -3,7 +3,6 @@ package natsqueue
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"strconv"
 	"sync"
 	"time"
@@ -145,7 +144,8 @@ func (rest *leftover) remove(q *Queue, breaks int, look bool) error {
 		if seq == 0 {
 			continue
 		}
-		if err := q.trusts(breaks); err != nil {
+		conn, err := q.trusts(breaks)
+		if err != nil {
 			return err
 		}
 		if look {
@@ -155,7 +155,7 @@ func (rest *leftover) remove(q *Queue, breaks int, look bool) error {
 				continue
 			}
 		}
-		if err := q.remove(seq, rest.erase); err != nil {
+		if err := q.remove(conn, seq, rest.erase); err != nil {
 			return err
 		}
 	}
@@ -176,20 +176,34 @@ func (q *Queue) is(seq uint64, id string) (bool, error) {
 // overwritten, too. Nothing else takes a message away for good: of one that another
 // displaces the server notes nothing, and has it back when it is killed after the other
 // has expired.
-func (q *Queue) remove(seq uint64, erase bool) error {
+func (q *Queue) remove(conn *nats.Conn, seq uint64, erase bool) error {
+	request, err := json.Marshal(struct {
+		Seq     uint64 `json:"seq"`
+		NoErase bool   `json:"no_erase"`
+	}{seq, !erase})
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(q.ctx, ioTimeout)
 	defer cancel()
-	del := q.stream.DeleteMsg
-	if erase {
-		del = q.stream.SecureDeleteMsg
+	answer, err := conn.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.DELETE."+q.o.Name, request)
+	if err != nil {
+		return err
 	}
-	err := del(ctx, seq)
-	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-		if _, gone := q.stream.GetMsg(ctx, seq); errors.Is(gone, jetstream.ErrMsgNotFound) {
-			return nil // somebody else has swept
-		}
+	var done struct {
+		Success bool                `json:"success"`
+		Error   *jetstream.APIError `json:"error"`
 	}
-	return err
+	if err := json.Unmarshal(answer.Data, &done); err != nil || done.Success {
+		return err
+	}
+	if raw, err := q.ask(getRequest{Seq: seq}); err != nil || raw == nil {
+		return err // or somebody else has swept
+	}
+	if done.Error == nil {
+		return errBroken
+	}
+	return done.Error
 }
 
 // parallel calls f with each number below n, several at a time.

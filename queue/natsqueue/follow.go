@@ -26,12 +26,12 @@ type follower struct {
 	stopped bool
 
 	// Guarded by q.mu:
-	everything bool   // all partitions are followed, for the Inspector
-	seen       uint64 // the last sequence of the tail
-	breaks     int    // how often the stream was found to be another than was seen
-	trusted    uint64 // the connection's number since which it is known to be the same; or zero
-	loading    bool   // what is seen is loaded
-	waiting    int    // for changed, which each message closes
+	everything bool       // all partitions are followed, for the Inspector
+	seen       uint64     // the last sequence of the tail
+	breaks     int        // how often the stream was found to be another than was seen
+	trusted    *nats.Conn // see removals
+	loading    bool       // what is seen is loaded
+	waiting    int        // for changed, which each message closes
 	changed    chan struct{}
 }
 

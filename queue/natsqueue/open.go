@@ -17,7 +17,8 @@ import (
 // Options are the options of [Open]. All but Conn may be zero, which is the default.
 type Options struct {
 	// Conn is the connection to the server or cluster. Whoever opened it closes it,
-	// after Close. It should never give up: pass nats.MaxReconnects(-1) to Connect.
+	// after Close. It should never give up: pass nats.MaxReconnects(-1) to Connect. A queue
+	// that delivers makes a second one with the same options, for itself.
 	Conn *nats.Conn
 	// Name is that of the stream, and the first word of its subjects: letters, digits,
 	// - and _. Empty means CALLHOOK.

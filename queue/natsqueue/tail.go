@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,13 +21,14 @@ import (
 // gives the sequences of what is gone to what comes next. So whenever the tail goes on,
 // it first looks whether what it has seen last is what the server has there.
 type tail struct {
-	q     *Queue
-	from  uint64
-	past  past
-	begun bool // past is not empty because nothing was seen yet
-	wide  bool // all of past is looked at
-	end   context.CancelFunc
-	done  chan struct{}
+	q        *Queue
+	from     uint64
+	past     past
+	begun    bool // past is not empty because nothing was seen yet
+	wide     bool // all of past is looked at
+	removals *removals
+	end      context.CancelFunc
+	done     chan struct{}
 
 	// Guarded by q.mu:
 	consumer jetstream.Consumer
@@ -111,11 +113,16 @@ func (t *tail) run(ctx context.Context) {
 	q := t.q
 	news := q.conn.StatusChanged(nats.CONNECTED)
 	defer q.conn.RemoveStatusListener(news)
+	defer func() {
+		if t.removals != nil {
+			t.removals.conn.Close()
+		}
+	}()
 	for wait := 10 * time.Millisecond; ctx.Err() == nil; {
 		count := t.count
 		err := t.read(ctx, news)
 		q.mu.Lock()
-		q.follow.trusted = 0
+		q.follow.trusted = nil
 		q.mu.Unlock()
 		if ctx.Err() != nil {
 			return
@@ -135,7 +142,7 @@ func (t *tail) run(ctx context.Context) {
 // read follows the stream until something breaks.
 func (t *tail) read(ctx context.Context, news chan nats.Status) error {
 	q := t.q
-	connection := q.connection()
+	removing, broken := t.connect() // before anything is looked at
 	info, err := q.stream.Info(ctx)
 	if err != nil {
 		return err
@@ -173,7 +180,7 @@ func (t *tail) read(ctx context.Context, news chan nats.Status) error {
 		}
 		compared, t.begun, t.wide = true, true, false
 		q.mu.Lock()
-		q.follow.trusted = connection
+		q.follow.trusted = removing
 		q.mu.Unlock()
 		return nil
 	}
@@ -190,6 +197,7 @@ func (t *tail) read(ctx context.Context, news chan nats.Status) error {
 		select {
 		case <-ctx.Done():
 		case <-news: // the server may have forgotten the consumer
+		case <-broken:
 		case <-over:
 		}
 		messages.Stop()
@@ -245,7 +253,7 @@ func (t *tail) lost(last uint64) error {
 	t.from, t.past, t.begun, t.wide = last+1, past{}, false, false
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.follow.seen, q.follow.trusted = last, 0
+	q.follow.seen, q.follow.trusted = last, nil
 	q.follow.breaks++
 	q.sweeper.pending = fifo[swept]{} // the sequences are other messages' now
 	for _, p := range q.parts {
@@ -261,22 +269,54 @@ func (t *tail) lost(last uint64) error {
 
 var errLess = errors.New("the server has lost a part of it meanwhile")
 
-// connection counts the connections to servers that there were, this one included.
-func (q *Queue) connection() uint64 { return q.conn.Stats().Reconnects + 1 }
+// removals is a connection for what is asked by sequence and takes something away. It
+// never connects again, and so never sends to a server that has lost something what was
+// meant for before, as one does that keeps requests until it is connected again.
+type removals struct {
+	conn *nats.Conn
+	gone chan struct{}
+}
 
-// trusts returns nil while the sequences that this process knows are those of the
-// stream, breaks being how often it was not the same when they were learned.
-func (q *Queue) trusts(breaks int) error {
-	connection, connected := q.connection(), q.conn.IsConnected()
+// connect returns the connection for removals, and what is closed when there is to be
+// another.
+func (t *tail) connect() (*nats.Conn, <-chan struct{}) {
+	q := t.q
+	if t.removals != nil && t.removals.conn.IsConnected() {
+		return t.removals.conn, t.removals.gone
+	}
+	gone := make(chan struct{})
+	o := q.conn.Opts
+	o.AllowReconnect, o.RetryOnFailedConnect, o.ReconnectBufSize = false, false, -1
+	o.ConnectedCB, o.DiscoveredServersCB, o.LameDuckModeHandler = nil, nil, nil // it is none of its owner's
+	o.DisconnectedErrCB, o.AsyncErrorCB = func(*nats.Conn, error) {}, func(*nats.Conn, *nats.Subscription, error) {}
+	ended := sync.OnceFunc(func() { close(gone) })
+	o.ClosedCB = func(*nats.Conn) { ended() }
+	conn, err := o.Connect()
+	if err != nil {
+		if q.conn.IsConnected() {
+			q.o.Logger.Warn("natsqueue: there is no second connection, by which what is settled is removed; trying again", "stream", q.o.Name, "error", err)
+		}
+		later := make(chan struct{})
+		time.AfterFunc(5*time.Second, func() { close(later) })
+		return nil, later
+	}
+	t.removals = &removals{conn, gone}
+	return conn, gone
+}
+
+// trusts returns the connection for removals, while the sequences that this process knows
+// are those of the stream; breaks is how often it was not the same when they were learned.
+func (q *Queue) trusts(breaks int) (*nats.Conn, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch {
+	switch conn := q.follow.trusted; {
 	case q.follow.breaks != breaks:
-		return errLess
-	case !connected || q.follow.trusted != connection:
-		return errDoubt
+		return nil, errLess
+	case conn == nil || !conn.IsConnected():
+		return nil, errDoubt
+	default:
+		return conn, nil
 	}
-	return nil
 }
 
 var errDoubt = errors.New("it is not known yet whether the server has lost a part of it")
