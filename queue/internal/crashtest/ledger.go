@@ -107,7 +107,10 @@ func raise(ctx context.Context, hooks *callhook.Hooks, name string, agent, step 
 const accepted = "accepted "
 
 // Kill is when a process was killed: between From and To.
-type Kill struct{ From, To time.Time }
+type Kill struct {
+	Process  string
+	From, To time.Time
+}
 
 // exchange is an event that was answered well: who sent it, when it came, and when it was
 // answered, which may be after the end of who sent it.
@@ -122,10 +125,15 @@ type exchange struct {
 const writing = time.Second
 
 // inFlight reports whether a process was killed so soon after an answer that it cannot
-// be expected to have written it down, and before the repetition.
+// be expected to have written it down, and before the repetition. What it had sent itself
+// may be read soon after nothing is left of it.
 func inFlight(first, again exchange, kills []Kill) bool {
 	for _, k := range kills {
-		if !first.arrived.After(k.To) && k.From.Sub(first.answered) < writing && !again.arrived.Before(k.From) {
+		late := k.To
+		if first.process == k.Process {
+			late = late.Add(writing)
+		}
+		if !first.arrived.After(late) && k.From.Sub(first.answered) < writing && !again.arrived.Before(k.From) {
 			return true
 		}
 	}

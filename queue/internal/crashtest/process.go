@@ -133,7 +133,7 @@ func (p *Process) Kill(t testing.TB) Kill {
 	if err := p.wait(); err != nil && !strings.Contains(err.Error(), "killed") {
 		t.Errorf("%s: %v", p.Name, err)
 	}
-	return Kill{from, time.Now()}
+	return Kill{p.Name, from, time.Now()}
 }
 
 // Ask asks it to come to an end.
