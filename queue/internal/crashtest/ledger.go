@@ -130,7 +130,7 @@ const writing = time.Second
 func inFlight(first, again exchange, kills []Kill) bool {
 	for _, k := range kills {
 		late := k.To
-		if first.process == k.Process {
+		if first.process == k.Process || again.process == k.Process {
 			late = late.Add(writing)
 		}
 		if !first.arrived.After(late) && k.From.Sub(first.answered) < writing && !again.arrived.Before(k.From) {

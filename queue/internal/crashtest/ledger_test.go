@@ -34,6 +34,7 @@ func TestCheck(t *testing.T) {
 		"two again after a kill":                   {[]exchange{sent("a", 1, 1), sent("a", 2, 9.8), sent("a", 3, 9.9), sent("b", 2, 11), sent("b", 3, 12)}, nil},
 		"answered after who took over":             {[]exchange{sent("a", 1, 1), sent("b", 2, 10.2), sent("a", 2, 9.9), sent("b", 3, 10.3)}, nil},
 		"read after the end of who had sent it":    {[]exchange{sent("a", 1, 1), sent("a", 2, 10.15), sent("b", 2, 10.3), sent("b", 3, 10.4)}, nil},
+		"read after who took over was":             {[]exchange{sent("a", 1, 1), sent("b", 2, 10.15), sent("a", 2, 10.2), sent("b", 3, 10.4)}, nil},
 		"again from another, after the kill":       {[]exchange{sent("a", 1, 1), sent("b", 2, 10.15), sent("b", 2, 10.3), sent("b", 3, 10.4)}, []string{"event 2 of call was answered at"}},
 		"lost":                                     {[]exchange{sent("a", 1, 1), sent("a", 2, 2)}, []string{"event 3 of call call was accepted and never arrived"}},
 		"out of order":                             {[]exchange{sent("a", 1, 1), sent("a", 3, 2), sent("b", 2, 3)}, []string{"of call call event 2 arrived after 3, from b after 0: it is ordered"}},
