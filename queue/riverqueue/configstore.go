@@ -13,7 +13,7 @@ import (
 
 // OpenConfigs returns configs that are kept in the database of o.Pool, whose tables
 // [Migrate] has made. Every node that watches them, as [callhook.Hooks.Run] does, hears
-// of a publish at once, by LISTEN, which takes a connection of its own out of the pool.
+// of a publish at once, by LISTEN, for which it makes a connection beside the pool's.
 // Of the options it needs Pool, Schema and Logger. There is nothing to close.
 func OpenConfigs(ctx context.Context, o Options) (*callhook.Configs, error) {
 	o, err := o.complete()

@@ -312,7 +312,15 @@ func (c *consumer) start(ps []int16) error {
 	config := river.QueueConfig{MaxWorkers: c.q.o.MaxWorkers}
 	if c.client != nil {
 		for _, p := range ps {
-			if err := c.client.Queues().Add(queueName(p), config); err != nil {
+			if c.works(p) {
+				continue
+			}
+			err := c.client.Queues().Add(queueName(p), config)
+			if errors.Is(err, &river.QueueAlreadyAddedError{}) { // it did not start the last time
+				c.stop([]int16{p})
+				err = c.client.Queues().Add(queueName(p), config)
+			}
+			if err != nil {
 				return err
 			}
 			c.worked(p)
@@ -353,6 +361,13 @@ func (h warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return warnings{h.Handler.WithAttrs(attrs)}
 }
 func (h warnings) WithGroup(name string) slog.Handler { return warnings{h.Handler.WithGroup(name)} }
+
+func (c *consumer) works(p int16) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	part := c.parts[p]
+	return part != nil && part.worked
+}
 
 func (c *consumer) worked(p int16) {
 	c.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ import (
 // The transaction is of the same database, not necessarily of the same pool, and used
 // only until the verb returns. An error of the verb has aborted it. While it is open,
 // an event that is raised a second time waits for its end, and nothing else does. The
-// first event of a webhook takes another connection of the pool for a moment.
+// first event of a webhook ever makes another connection for a moment, beside the pool's.
 func WithTx(ctx context.Context, tx pgx.Tx) context.Context {
 	return context.WithValue(ctx, txKey{}, tx)
 }
@@ -48,10 +49,11 @@ func (q *Queue) Enqueue(ctx context.Context, ds ...*callhook.Delivery) error {
 	if len(ds) == 0 {
 		return nil
 	}
-	rows, err := q.rows(ctx, ds)
+	tx, _ := ctx.Value(txKey{}).(pgx.Tx)
+	rows, err := q.rows(ctx, tx, ds)
 	if err == nil {
-		if tx, _ := ctx.Value(txKey{}).(pgx.Tx); tx != nil {
-			err = q.insert(ctx, tx, rows)
+		if tx != nil {
+			err = q.insert(ctx, tx, rows, 0)
 		} else {
 			err = q.enqueues.do(ctx, rows)
 		}
@@ -67,8 +69,8 @@ type row struct {
 	meta, log string
 }
 
-func (q *Queue) rows(ctx context.Context, ds []*callhook.Delivery) ([]row, error) {
-	lanes, err := q.lanes.of(ctx, ds)
+func (q *Queue) rows(ctx context.Context, tx pgx.Tx, ds []*callhook.Delivery) ([]row, error) {
+	lanes, err := q.lanes.of(ctx, tx, ds)
 	if err != nil {
 		return nil, err
 	}
@@ -92,10 +94,11 @@ const (
 	maxBytes = 8 << 20
 )
 
-// insert stores rows in one transaction's statements.
+// insert stores rows in one transaction's statements. Of a transaction of its own it may
+// bound how long that waits for others.
 func (q *Queue) insert(ctx context.Context, db interface {
 	SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
-}, rows []row) error {
+}, rows []row, wait time.Duration) error {
 	seen := make(map[pgtype.UUID]bool, len(rows))
 	rows = slices.DeleteFunc(slices.Clone(rows), func(r row) bool {
 		again := seen[r.key]
@@ -103,6 +106,9 @@ func (q *Queue) insert(ctx context.Context, db interface {
 		return again
 	})
 	var b pgx.Batch
+	if wait > 0 {
+		b.Queue("SELECT set_config('lock_timeout', $1, true)", strconv.FormatInt(wait.Milliseconds(), 10))
+	}
 	for len(rows) > 0 {
 		n, size := 0, 0
 		for n < len(rows) && n < maxRows && (n == 0 || size < maxBytes) {
@@ -230,26 +236,45 @@ func (es *enqueues) run(all []*enqueue) {
 }
 
 // store stores what many have enqueued, or, when the database refuses it, what each
-// has: it may be the fault of one.
+// has: it may be the fault of one. One that waits for others, as for a transaction of a
+// caller's in which the same event was raised, goes on waiting by itself.
 func (es *enqueues) store(all []*enqueue) {
 	var rows []row
 	for _, e := range all {
 		rows = append(rows, e.rows...)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
-	defer cancel()
-	err := again(ctx, func() error { return es.q.insert(ctx, es.q.o.Pool, rows) })
-	if _, refused := errors.AsType[*pgconn.PgError](err); refused && len(all) > 1 {
+	err := es.insert(rows, lockWait)
+	pg, refused := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case refused && len(all) > 1:
 		for _, e := range all {
 			es.store([]*enqueue{e})
 		}
-		return
+	case refused && pg.Code == "55P03": // lock_not_available
+		go func() { settleAll(all, es.insert(rows, 0)) }()
+	default:
+		settleAll(all, err)
 	}
+}
+
+func settleAll(all []*enqueue, err error) {
 	for _, e := range all {
 		e.err = err
 		close(e.done)
 	}
 }
+
+// insert stores rows in a transaction of their own, which waits for others for so long;
+// zero is for as long as it may take.
+func (es *enqueues) insert(rows []row, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), statementTimeout)
+	defer cancel()
+	return again(ctx, func() error { return es.q.insert(ctx, es.q.o.Pool, rows, wait) })
+}
+
+// lockWait is how long those who enqueue at the same time wait for one of them. It is
+// less than what Postgres takes to look for a deadlock.
+const lockWait = 200 * time.Millisecond
 
 // statementTimeout bounds a transaction of the queue's own.
 const statementTimeout = 30 * time.Second

@@ -3,10 +3,13 @@ package riverqueue
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"sync"
 
 	"github.com/callhook-go/callhook"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -30,7 +33,7 @@ const maxLanes = 100_000
 
 // of returns the lanes of ds. Those that are new are stored at once, whatever becomes
 // of ds: a transaction of the caller's that stays open holds nobody up.
-func (ls *lanes) of(ctx context.Context, ds []*callhook.Delivery) ([]*lane, error) {
+func (ls *lanes) of(ctx context.Context, tx pgx.Tx, ds []*callhook.Delivery) ([]*lane, error) {
 	out := make([]*lane, len(ds))
 	unknown := map[string]callhook.LaneRef{}
 	ls.mu.Lock()
@@ -45,7 +48,7 @@ func (ls *lanes) of(ctx context.Context, ds []*callhook.Delivery) ([]*lane, erro
 	if len(unknown) == 0 {
 		return out, nil
 	}
-	found, err := ls.store(ctx, unknown)
+	found, err := ls.find(ctx, tx, unknown)
 	if err != nil {
 		return nil, err
 	}
@@ -57,8 +60,37 @@ func (ls *lanes) of(ctx context.Context, ds []*callhook.Delivery) ([]*lane, erro
 	return out, nil
 }
 
+// find returns lanes, and stores those that are new. A caller who is in a transaction
+// has a connection of the pool, and others like it may have the rest: so none of those
+// is waited for.
+func (ls *lanes) find(ctx context.Context, tx pgx.Tx, unknown map[string]callhook.LaneRef) (map[string]*lane, error) {
+	if tx == nil {
+		return ls.store(ctx, ls.q.o.Pool, unknown)
+	}
+	byName := map[pgtype.UUID]string{}
+	for name := range unknown {
+		byName[keyOf(name)] = name
+	}
+	found, err := ls.read(ctx, tx, slices.Collect(maps.Keys(byName)), byName)
+	if err != nil || len(found) == len(unknown) {
+		return found, err
+	}
+	conn, err := beside(ctx, ls.q.o.Pool)
+	if err != nil {
+		return nil, err
+	}
+	defer hangUp(conn)
+	return ls.store(ctx, conn, unknown)
+}
+
+// database is a pool, a connection or a transaction.
+type database interface {
+	Exec(context.Context, string, ...any) (pgconn.CommandTag, error)
+	Query(context.Context, string, ...any) (pgx.Rows, error)
+}
+
 // store returns lanes as they are stored, and stores those that are new.
-func (ls *lanes) store(ctx context.Context, unknown map[string]callhook.LaneRef) (map[string]*lane, error) {
+func (ls *lanes) store(ctx context.Context, db database, unknown map[string]callhook.LaneRef) (map[string]*lane, error) {
 	byName := map[pgtype.UUID]string{}
 	var keys []pgtype.UUID
 	for name := range unknown {
@@ -75,10 +107,10 @@ func (ls *lanes) store(ctx context.Context, unknown map[string]callhook.LaneRef)
 		partitions[i], names[i] = ls.q.partition(key), text(name)
 		tenants[i], agents[i], webhooks[i] = text(ref.Tenant), text(ref.Agent), text(ref.Webhook)
 	}
-	if _, err := ls.q.o.Pool.Exec(ctx, ls.q.sql.addLanes, keys, partitions, names, tenants, agents, webhooks); err != nil {
+	if _, err := db.Exec(ctx, ls.q.sql.addLanes, keys, partitions, names, tenants, agents, webhooks); err != nil {
 		return nil, err
 	}
-	return ls.read(ctx, keys, byName)
+	return ls.read(ctx, db, keys, byName)
 }
 
 const addLanesSQL = `INSERT INTO {s}.callhook_lanes (key, partition, lane, tenant, agent, webhook)
@@ -88,8 +120,8 @@ ON CONFLICT (key) DO NOTHING`
 
 const readLanesSQL = `SELECT key, id, partition, tenant, agent, webhook FROM {s}.callhook_lanes WHERE key = ANY($1::uuid[])`
 
-func (ls *lanes) read(ctx context.Context, keys []pgtype.UUID, byName map[pgtype.UUID]string) (map[string]*lane, error) {
-	rows, err := ls.q.o.Pool.Query(ctx, ls.q.sql.readLanes, keys)
+func (ls *lanes) read(ctx context.Context, db database, keys []pgtype.UUID, byName map[pgtype.UUID]string) (map[string]*lane, error) {
+	rows, err := db.Query(ctx, ls.q.sql.readLanes, keys)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +159,7 @@ func (ls *lanes) known(ctx context.Context, name string) (*lane, error) {
 		return l, nil
 	}
 	key := keyOf(name)
-	found, err := ls.read(ctx, []pgtype.UUID{key}, map[pgtype.UUID]string{key: name})
+	found, err := ls.read(ctx, ls.q.o.Pool, []pgtype.UUID{key}, map[pgtype.UUID]string{key: name})
 	return found[name], err
 }
 

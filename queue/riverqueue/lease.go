@@ -21,10 +21,9 @@ import (
 func (c *consumer) keep(ctx context.Context) {
 	ticker := time.NewTicker(c.q.o.Lease / 10)
 	defer ticker.Stop()
-	var draining sync.WaitGroup
-	defer draining.Wait()
-	var looked time.Time
-	var house house
+	var aside sync.WaitGroup
+	defer aside.Wait()
+	aside.Go(func() { c.tend(ctx) })
 	var steady steady
 	for ctx.Err() == nil {
 		m, err := c.balance(ctx, steady.enough(c.q.o.Lease/5))
@@ -38,16 +37,11 @@ func (c *consumer) keep(ctx context.Context) {
 			}
 			if leave := slices.Concat(m.lost, m.surplus); len(leave) > 0 {
 				c.drain(leave)
-				draining.Go(func() { c.handOver(ctx, leave) })
+				aside.Go(func() { c.handOver(ctx, leave) })
 			}
 			if len(m.taken) > 0 {
 				c.takeOver(ctx, m)
 			}
-			if time.Since(looked) >= lookEvery {
-				looked = time.Now()
-				c.look(ctx)
-			}
-			house.keep(ctx, c)
 		}
 		select {
 		case <-ticker.C:
@@ -57,8 +51,32 @@ func (c *consumer) keep(ctx context.Context) {
 	}
 }
 
+// tend does for the partitions what takes its time.
+func (c *consumer) tend(ctx context.Context) {
+	var house house
+	for pause(ctx, lookEvery) {
+		c.look(ctx)
+		house.keep(ctx, c)
+	}
+}
+
 // lookEvery is how often the jobs of the partitions are looked at.
 const lookEvery = 5 * time.Second
+
+// beat says that this process lives while it is at work at something that may take
+// longer than a lease, until the function that it returns is called.
+func (c *consumer) beat(ctx context.Context) (enough func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		for pause(ctx, c.q.o.Lease/10) {
+			if _, err := c.q.o.Pool.Exec(ctx, c.q.sql.beat, c.q.id); err != nil && ctx.Err() == nil {
+				c.q.log.Warn("riverqueue: Postgres does not hear that this process lives; trying again", "error", err)
+			}
+		}
+	})
+	return func() { cancel(); beating.Wait() }
+}
 
 // moves are what a look at the partitions has come to.
 type moves struct {
@@ -132,8 +150,10 @@ func (c *consumer) balance(ctx context.Context, steady bool) (m moves, err error
 			return nil
 		}
 		for p := range int16(len(owners)) {
-			if len(kept)+len(m.taken) < share && owners[p] == 0 && !c.owns(p) {
-				if m.taken = append(m.taken, p); last[p] != id {
+			switch forgotten := owners[p] == id; { // an answer was lost, or nobody heard that the last Consume has ended
+			case c.owns(p), owners[p] != 0 && !forgotten, len(kept)+len(m.taken) >= share && !forgotten:
+			default:
+				if m.taken = append(m.taken, p); last[p] != id || forgotten {
 					m.fresh = append(m.fresh, p)
 				}
 			}
@@ -185,6 +205,7 @@ func (c *consumer) takeOver(ctx context.Context, m moves) {
 		c.parts[p] = new(part)
 	}
 	c.mu.Unlock()
+	defer c.beat(ctx)()
 	err := insist(ctx, c.q.log, "take partitions over", func(ctx context.Context) error {
 		_, err := c.q.o.Pool.Exec(ctx, c.q.sql.recover, queueNames(m.taken), []int64{}, time.Duration(0), c.q.id)
 		return err
@@ -311,6 +332,8 @@ WITH r AS (
 	ON CONFLICT (id) DO UPDATE SET beat = clock_timestamp() RETURNING xmax = 0 AS new
 ) SELECT pg_notify('{channel}.callhook', '') FROM r WHERE new`
 
+const beatSQL = `UPDATE {s}.callhook_consumers SET beat = clock_timestamp() WHERE id = $1`
+
 const deadSQL = `DELETE FROM {s}.callhook_consumers WHERE id <> $1
 AND (beat < clock_timestamp() - $2::interval OR beat < clock_timestamp() - $3::interval AND pg_try_advisory_xact_lock_shared(id))`
 
@@ -321,7 +344,7 @@ const membersSQL = `SELECT id FROM {s}.callhook_consumers ORDER BY id`
 
 const ownersSQL = `SELECT partition, coalesce(owner, 0), coalesce(last, 0) FROM {s}.callhook_partitions`
 
-const takeSQL = `UPDATE {s}.callhook_partitions SET owner = $1, last = $1 WHERE partition = ANY($2::int2[]) AND owner IS NULL`
+const takeSQL = `UPDATE {s}.callhook_partitions SET owner = $1, last = $1 WHERE partition = ANY($2::int2[]) AND (owner IS NULL OR owner = $1)`
 
 const freeSQL = `
 WITH f AS (

@@ -9,16 +9,39 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// dedicated takes a connection out of the pool for good, which makes itself another
-// when it needs one. Postgres learns within seconds when its other end is gone.
-func dedicated(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+// beside makes a connection as the pool does, which is none of its own: so whoever has
+// all of those is waited for by nobody.
+func beside(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
-	pooled, err := pool.Acquire(ctx)
+	config := pool.Config()
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
 	if err != nil {
 		return nil, err
 	}
-	conn := pooled.Hijack()
+	if config.AfterConnect != nil {
+		if err := config.AfterConnect(ctx, conn); err != nil {
+			hangUp(conn)
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
+// dedicated is a connection for long. Postgres learns within seconds when its other end
+// is gone.
+func dedicated(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	conn, err := beside(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := conn.Exec(ctx, "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '2', false)"); err != nil {
 		hangUp(conn)
 		return nil, err

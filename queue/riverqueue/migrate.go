@@ -92,7 +92,8 @@ func in(schema, statement string) string { return strings.ReplaceAll(statement, 
 // settled reads what all nodes agree on, and settles what is not yet.
 func settled(ctx context.Context, o Options) (partitions int, err error) {
 	var has int
-	err = o.Pool.QueryRow(ctx, in(o.Schema, "SELECT version, coalesce(partitions, 0) FROM {s}.callhook_settings")).Scan(&has, &partitions)
+	var isolation string
+	err = o.Pool.QueryRow(ctx, in(o.Schema, "SELECT version, coalesce(partitions, 0), current_setting('default_transaction_isolation') FROM {s}.callhook_settings")).Scan(&has, &partitions, &isolation)
 	switch pg, ok := errors.AsType[*pgconn.PgError](err); {
 	case ok && (pg.Code == "42P01" || pg.Code == "3F000"), errors.Is(err, pgx.ErrNoRows):
 		return 0, fmt.Errorf("schema %s has no tables of callhook: %w", o.Schema, ErrNotMigrated)
@@ -102,6 +103,9 @@ func settled(ctx context.Context, o Options) (partitions int, err error) {
 		return 0, fmt.Errorf("schema %s has tables of an older version: %w", o.Schema, ErrNotMigrated)
 	case has > version:
 		return 0, fmt.Errorf("schema %s: %w", o.Schema, ErrVersion)
+	}
+	if isolation != "read committed" {
+		return 0, fmt.Errorf("transactions of Options.Pool are %s, by default_transaction_isolation: give it a pool with read committed, which is what Postgres has unless told", isolation)
 	}
 	if partitions == 0 {
 		err = pgx.BeginFunc(ctx, o.Pool, func(tx pgx.Tx) error {

@@ -88,6 +88,16 @@ func TestOptions(t *testing.T) {
 	}
 }
 
+// TestIsolation: what the queue decides by looking again would be decided by what was.
+func TestIsolation(t *testing.T) {
+	t.Parallel()
+	_, name := database(t)
+	pool := connect(t, name+" default_transaction_isolation=serializable")
+	if _, err := riverqueue.Open(t.Context(), riverqueue.Options{Pool: pool}); err == nil || !strings.Contains(err.Error(), "serializable") {
+		t.Errorf("Open with a pool that is serializable: %v, want an error that says so", err)
+	}
+}
+
 // TestDocumentedQueries: what the package's comment shows for people works.
 func TestDocumentedQueries(t *testing.T) {
 	t.Parallel()

@@ -13,11 +13,12 @@ import (
 // Options say which database, and how it is worked. Only Pool has to be set.
 type Options struct {
 	// Pool is the database. Whoever opened it closes it, after the queue. While Consume
-	// runs it has two more connections than the pool says, on which it listens. Four in
-	// the pool, pgx's least, are enough.
+	// runs there are two more connections than the pool says, on which it listens, made
+	// with the pool's configuration. Four in the pool, pgx's least, are enough.
 	//
 	// Sessions have to be the program's own: a PgBouncer that pools transactions knows
-	// neither LISTEN nor advisory locks.
+	// neither LISTEN nor advisory locks. Their transactions have to be read committed,
+	// which is the default of Postgres; one of [WithTx] may be what it likes.
 	Pool *pgxpool.Pool
 	// Schema holds the tables, River's and callhook's. Letters, digits and _, at most
 	// 40. Empty means callhook, so that a River of the program's own is not touched.

@@ -83,7 +83,7 @@ type statements struct {
 	load, settle, advance, lockLanes, block, keep, back, drop string
 	release, releaseAll, unowned, mine, lockParts             string
 	recover, promote, heal                                    string
-	register, members, dead, disown, owners, take, free       string
+	register, beat, members, dead, disown, owners, take, free string
 	leave, purgeIDs, purgeDead                                string
 }
 
@@ -95,7 +95,7 @@ func newStatements(schema string) (s statements) {
 		&s.back: backSQL, &s.drop: dropSQL,
 		&s.release: releaseSQL, &s.releaseAll: releaseAllSQL, &s.unowned: unownedSQL, &s.mine: mineSQL, &s.lockParts: lockPartsSQL,
 		&s.recover: recoverSQL, &s.promote: promoteSQL, &s.heal: healSQL,
-		&s.register: registerSQL, &s.members: membersSQL, &s.dead: deadSQL, &s.disown: disownSQL, &s.owners: ownersSQL, &s.take: takeSQL,
+		&s.register: registerSQL, &s.beat: beatSQL, &s.members: membersSQL, &s.dead: deadSQL, &s.disown: disownSQL, &s.owners: ownersSQL, &s.take: takeSQL,
 		&s.free: freeSQL, &s.leave: leaveSQL, &s.purgeIDs: purgeIDsSQL, &s.purgeDead: purgeDeadSQL,
 	} {
 		*to = strings.ReplaceAll(in(schema, text), "{channel}", channel)

@@ -21,41 +21,53 @@ func (q *Queue) Release(ctx context.Context, name string, n int) (int, error) {
 	return freed, storeError("releasing", err)
 }
 
-func (q *Queue) release(ctx context.Context, name string, n int) (int, error) {
-	q.mu.Lock()
-	c := q.consumer
-	q.mu.Unlock()
+func (q *Queue) release(ctx context.Context, name string, n int) (freed int, err error) {
+	left, lane := q.others(nil), int32(0)
 	if name != "" {
 		l, err := q.lanes.known(ctx, name)
 		if err != nil || l == nil {
 			return 0, err
 		}
-		for tries := 0; ; tries++ {
-			o := &op{what: release, n: n, partitions: []int16{l.partition}, lane: l.id}
-			if c.owns(l.partition) {
-				return o.rounds(c.write.do)
-			}
-			freed, err := q.releaseUnowned(ctx, o)
-			if err != nil || freed > 0 || c == nil || tries == takeOverLooks || !q.takesOver(ctx, l.partition) {
+		left, lane = []int16{l.partition}, l.id
+	}
+	for range takeOverLooks {
+		q.mu.Lock()
+		c := q.consumer
+		q.mu.Unlock()
+		mine, others := divide(left, c.owned())
+		if len(mine) > 0 {
+			more, err := (&op{what: release, n: n, partitions: mine, lane: lane}).rounds(c.write.do)
+			if freed += more; err != nil {
 				return freed, err
 			}
-			select { // it is this process's, and not taken over yet
-			case <-time.After(takeOverPause):
-			case <-ctx.Done():
-				return 0, ctx.Err()
-			}
 		}
-	}
-	mine := c.owned()
-	freed := 0
-	if len(mine) > 0 {
-		var err error
-		if freed, err = (&op{what: release, n: n, partitions: mine}).rounds(c.write.do); err != nil {
+		more, others, err := q.releaseUnowned(ctx, &op{what: release, n: n, partitions: others, lane: lane})
+		if freed += more; err != nil || len(others) == 0 {
 			return freed, err
 		}
+		// What has just become this process's will be taken over in a moment.
+		if left, err = q.which(ctx, q.sql.mine, others, q.id); err != nil || len(left) == 0 {
+			return freed, err
+		}
+		select {
+		case <-time.After(takeOverPause):
+		case <-ctx.Done():
+			return freed, ctx.Err()
+		}
 	}
-	more, err := q.releaseUnowned(ctx, &op{what: release, n: n, partitions: q.others(mine)})
-	return freed + more, err
+	return freed, nil
+}
+
+// divide returns those of the partitions that are among these, and the others.
+func divide(ps, these []int16) (among, others []int16) {
+	for _, p := range ps {
+		if slices.Contains(these, p) {
+			among = append(among, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	return among, others
 }
 
 // rounds carries a release out; one of all in several transactions, each of which goes
@@ -71,16 +83,17 @@ func (o *op) rounds(do func(*op) *op) (freed int, err error) {
 	}
 }
 
-// releaseUnowned releases of the partitions that nobody works at present.
-func (q *Queue) releaseUnowned(ctx context.Context, o *op) (int, error) {
-	rows, err := q.o.Pool.Query(ctx, q.sql.unowned, o.partitions)
-	if err != nil {
-		return 0, err
+// releaseUnowned releases of the partitions that nobody works at present, and returns
+// the others.
+func (q *Queue) releaseUnowned(ctx context.Context, o *op) (freed int, others []int16, err error) {
+	if len(o.partitions) == 0 {
+		return 0, nil, nil
 	}
-	if o.partitions, err = pgx.CollectRows(rows, pgx.RowTo[int16]); err != nil || len(o.partitions) == 0 {
-		return 0, err
+	unowned, err := q.which(ctx, q.sql.unowned, o.partitions)
+	if o.partitions, others = divide(o.partitions, unowned); err != nil || len(unowned) == 0 {
+		return 0, others, err
 	}
-	return o.rounds(func(o *op) *op {
+	freed, err = o.rounds(func(o *op) *op {
 		o.err = again(ctx, func() error {
 			b := new(pgx.Batch)
 			b.Queue(q.sql.lockParts, o.partitions, o.lane)
@@ -89,6 +102,16 @@ func (q *Queue) releaseUnowned(ctx context.Context, o *op) (int, error) {
 		})
 		return o
 	})
+	return freed, others, err
+}
+
+// which returns the partitions that a statement selects.
+func (q *Queue) which(ctx context.Context, statement string, args ...any) ([]int16, error) {
+	rows, err := q.o.Pool.Query(ctx, statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int16])
 }
 
 // How long a release waits for its partition to be taken over by this process.
@@ -96,13 +119,6 @@ const (
 	takeOverPause = 20 * time.Millisecond
 	takeOverLooks = 250
 )
-
-// takesOver reports whether a partition has just become this process's.
-func (q *Queue) takesOver(ctx context.Context, p int16) bool {
-	var mine bool
-	err := q.o.Pool.QueryRow(ctx, q.sql.mine, p, q.id).Scan(&mine)
-	return err == nil && mine
-}
 
 // others returns the partitions that are not among these.
 func (q *Queue) others(mine []int16) (out []int16) {
@@ -119,8 +135,8 @@ func (q *Queue) others(mine []int16) (out []int16) {
 const unownedSQL = `SELECT partition FROM {s}.callhook_partitions
 WHERE partition = ANY($1::int2[]) AND (owner IS NULL OR pg_try_advisory_xact_lock_shared(owner))`
 
-// mineSQL is whether a partition is one process's.
-const mineSQL = `SELECT coalesce(owner = $2, false) FROM {s}.callhook_partitions WHERE partition = $1`
+// mineSQL are the partitions that are one process's.
+const mineSQL = `SELECT partition FROM {s}.callhook_partitions WHERE partition = ANY($1::int2[]) AND owner = $2`
 
 // lockPartsSQL keeps whoever comes back to work them from parking more meanwhile.
 const lockPartsSQL = `SELECT FROM {s}.callhook_lanes WHERE partition = ANY($1::int2[]) AND ($2::int4 = 0 OR id = $2) ORDER BY id FOR NO KEY UPDATE`

@@ -26,7 +26,7 @@ type op struct {
 	what what
 	item *item
 	to   callhook.Verdict // of settle
-	yes  bool             // of block and keep: it was
+	yes  bool             // of block and keep: it is not to be handed out now
 	err  error
 	done chan struct{}
 
@@ -287,6 +287,11 @@ stored AS (
 
 const lockLanesSQL = `SELECT FROM {s}.callhook_lanes WHERE id = ANY($1::int4[]) ORDER BY id FOR NO KEY UPDATE`
 
+// oldTicketsSQL are those that count no more: as when the same was stored before, and
+// the answer lost.
+const oldTicketsSQL = `SELECT t.ticket FROM unnest($1::int8[], $2::int8[]) AS t(seq, ticket)
+JOIN {s}.callhook_deliveries d ON d.seq = t.seq WHERE d.ticket IS DISTINCT FROM t.ticket`
+
 const blockSQL = `
 WITH b AS (
 	UPDATE {s}.callhook_deliveries d SET state = 'blocked', ticket = NULL, due = NULL
@@ -294,7 +299,7 @@ WITH b AS (
 	WHERE d.seq = t.seq AND d.ticket = t.ticket AND ` + blockedSQL + `
 	RETURNING t.ticket
 ), used AS (DELETE FROM {s}.river_job j USING b WHERE j.id = b.ticket)
-SELECT ticket FROM b`
+SELECT ticket FROM b UNION ` + oldTicketsSQL
 
 const keepSQL = `
 WITH k AS (
@@ -305,7 +310,7 @@ WITH k AS (
 		OR EXISTS (SELECT FROM {s}.callhook_deliveries p WHERE p.lane = d.lane AND p.state = 'parked' AND p.attempts > 0))
 	RETURNING t.ticket
 ), used AS (DELETE FROM {s}.river_job j USING k WHERE j.id = k.ticket)
-SELECT ticket FROM k`
+SELECT ticket FROM k UNION ` + oldTicketsSQL
 
 const backSQL = `
 WITH stored AS (
