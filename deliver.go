@@ -245,6 +245,7 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 	a, err := h.agents.find(ctx, ConfigRef{Tenant: d.Tenant, Agent: d.Agent})
 	switch {
 	case errors.Is(err, ErrNoConfig):
+		h.lanes.removed(d)
 		return Dead(ReasonWebhookRemoved)
 	case err != nil:
 		if h.lanes.turnAway(d, nil, ReasonNoConfig, sourcePause) {
@@ -255,6 +256,7 @@ func (h *Hooks) handle(ctx context.Context, d *Delivery) (v Verdict) {
 	w := a.webhook(d.Type, d.Webhook)
 	switch {
 	case w == nil:
+		h.lanes.removed(d)
 		return Dead(ReasonWebhookRemoved)
 	case d.BuildError != "":
 		return Dead(ReasonBuildFailed)

@@ -222,10 +222,27 @@ func (ls *lanes) reconfigure(l *lane) bool {
 	}
 	if w != nil {
 		ls.configured(l, w)
-	} else if l.trouble != "" { // it was removed: what waits goes to the dead letters
-		ls.free(l)
+	} else {
+		ls.orphaned(l)
 	}
 	return true
+}
+
+// removed says that the webhook of d is none of its agent's any more.
+func (ls *lanes) removed(d *Delivery) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l := ls.all[d.Lane]; l != nil {
+		ls.orphaned(l)
+	}
+}
+
+// orphaned lets go what waits for a webhook that was removed: it goes to the dead
+// letters.
+func (ls *lanes) orphaned(l *lane) {
+	if l.trouble != "" {
+		ls.free(l)
+	}
 }
 
 // published looks again at an agent's lanes: its config was changed.
