@@ -281,14 +281,17 @@ func (c *consumer) end() {
 	ps := c.owned()
 	c.drain(ps)
 	c.handOver(c.trying, ps)
-	ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
-	defer cancel()
+	within := func(f func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
+		defer cancel()
+		return f(ctx)
+	}
 	if c.client != nil {
-		if err := c.client.Stop(ctx); err != nil {
+		if err := within(c.client.Stop); err != nil {
 			c.q.log.Warn("riverqueue: River does not stop", "error", err)
 		}
 	}
-	if _, err := c.q.o.Pool.Exec(ctx, c.q.sql.leave, c.q.id); err != nil {
+	if err := within(func(ctx context.Context) error { _, err := c.q.o.Pool.Exec(ctx, c.q.sql.leave, c.q.id); return err }); err != nil {
 		c.q.log.Warn("riverqueue: Postgres does not hear that this consumer has ended: the others wait for its lease", "error", err)
 	}
 }
